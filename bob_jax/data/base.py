@@ -1,6 +1,7 @@
 """The contract of data: a source gives examples by index; a dataset is named sources plus what is known of them."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol, TypedDict
 
 import numpy as np
@@ -25,6 +26,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """[N] ids of all examples, without decoding an image."""
+        ...
 
     @property
     def labels(self) -> np.ndarray:
