@@ -1,0 +1,131 @@
+"""The contract of a protocol: a frozen set of hyper-parameters that judges one backbone on one data set."""
+
+import abc
+import dataclasses
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from bob_jax.backbones.base import Backbone
+from bob_jax.backbones.card import Card
+from bob_jax.data.base import Dataset
+from bob_jax.errors import BobError, unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Competitor:
+    """A backbone with its weights.
+
+    Attributes:
+        card: what the zoo knows of it; its preprocessing is used in every protocol.
+        module: the weights; frozen protocols leave it bit-identical.
+        weights_sha256: digest of the weights, key of the features cache.
+        dtype: of the computation; parameters are float32.
+    """
+
+    card: Card
+    module: Backbone
+    weights_sha256: str
+    dtype: jax.typing.DTypeLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a run has beside backbone and data.
+
+    Attributes:
+        mesh: devices, axes ("data", "fsdp").
+        workdir: folder of this cell for checkpoints and logs; a restarted cell finds it again.
+        seed: of everything random in the cell.
+        num_workers: data worker processes; None lets the loader decide.
+        skip_corrupt: mask undecodable images instead of failing.
+    """
+
+    mesh: jax.sharding.Mesh
+    workdir: Path
+    seed: int = 0
+    num_workers: int | None = None
+    skip_corrupt: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What judging cost; None where it was not measured.
+
+    Attributes:
+        device_seconds: time in which the devices worked, times the number of devices.
+        images_per_second: forward passes through the backbone, over all devices.
+        flops_per_image: of one forward pass, as the compiler counts them.
+    """
+
+    device_seconds: float | None = None
+    images_per_second: float | None = None
+    flops_per_image: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a protocol found.
+
+    Attributes:
+        logits: [N, C] float32 scores of the test examples, skipped ones left out.
+        labels: [N] int32.
+        ids: [N] names of the test images.
+        grid: every hyper-parameter point with its validation score; the order of the grid.
+        chosen: index into `grid`.
+        skipped: ids of undecodable images, per split.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    ids: tuple[str, ...]
+    grid: tuple[Mapping[str, Any], ...]
+    chosen: int
+    cost: Cost
+    skipped: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol(abc.ABC):
+    """Base of all protocols: the fields of a subclass are its hyper-parameters, all of them in the record."""
+
+    name: typing.ClassVar[str]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The protocol with the hyper-parameters of a config section.
+
+        Raises:
+            BobError: a key that is no hyper-parameter (the nearest is named), a missing one, or a wrong type.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        types = typing.get_type_hints(cls)
+        for key in config:
+            if key not in fields:
+                raise unknown_name(f"key in protocols.{cls.name}", key, fields)
+        missing = [name for name in fields if name not in config]
+        if missing:
+            raise BobError(f"protocols.{cls.name} lacks {', '.join(missing)}: give each a value in the config")
+        return cls(**{key: _typed(f"protocols.{cls.name}.{key}", value, types[key]) for key, value in config.items()})
+
+    @abc.abstractmethod
+    def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
+        """Judges the backbone: everything is chosen on the validation split, the test split is read once."""
+
+
+def _typed(key: str, value: Any, kind: Any) -> Any:
+    """The value as the field's type; whole numbers pass as floats, lists as tuples."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or not value:
+            raise BobError(f"{key} is {value!r}: it takes a list of at least one {arguments[0].__name__}")
+        return tuple(_typed(key, item, arguments[0]) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise BobError(f"{key} is {value!r}: it takes {kind.__name__}")
+    return value

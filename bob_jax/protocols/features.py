@@ -1,0 +1,111 @@
+"""Every image through a frozen backbone once, and never again: the descriptors of a split and their cache on disk.
+
+The key of the cache is everything that decides the features: the weights, the source's content, the preprocessing and the
+compute dtype. So a second protocol on the same backbone and data runs no backbone.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bob_jax.cache import cache_dir
+from bob_jax.data.base import Dataset, Source
+from bob_jax.data.on_device import normalize
+from bob_jax.protocols.base import Competitor, Context, Cost
+from bob_jax.protocols.inference import Rows, infer
+from bob_jax.training import mesh as meshes
+
+Color = tuple[float, float, float]
+
+FORMAT = 1  # part of the key: raise it when extraction changes what it computes
+
+
+def extract(competitor: Competitor, dataset: Dataset, split: str, context: Context, batch_size: int) -> Rows:
+    """The pooled descriptors [N, D] of all images of a split, from the cache where they are known.
+
+    Args:
+        competitor: the backbone; it runs in evaluation mode and is not changed.
+        dataset: the images.
+        split: of the data set.
+        context: mesh and workers.
+        batch_size: images on all devices together; changes the speed, not the result.
+
+    Raises:
+        CorruptImage: an image cannot be decoded and `context.skip_corrupt` is not set.
+    """
+    source, card = dataset.splits[split], competitor.card
+    path = cache_dir("features") / f"{_key(competitor, source, context)}.npz"
+    known = _read(path, source)
+    if known is not None:
+        return known
+    graphdef, state = nnx.split(competitor.module)
+    with jax.set_mesh(context.mesh):
+        state = meshes.put_state(nnx.to_pure_dict(state), context.mesh)
+    apply = _pooled(graphdef, card.preprocessing.mean, card.preprocessing.std, context.mesh)
+    title = f"{card.name}: features of {dataset.name}/{split}"
+    rows = infer(apply, state, source, card.preprocessing, context, batch_size, title)
+    if jax.process_index() == 0:
+        _write(path, rows)
+    return rows
+
+
+@functools.lru_cache(maxsize=4)
+def _pooled(graphdef: nnx.GraphDef, mean: Color, std: Color, mesh: jax.sharding.Mesh) -> Callable:
+    """One jitted function a backbone, so that its splits share one compilation."""
+
+    @functools.partial(jax.jit, out_shardings=meshes.batch_sharding(mesh))
+    def apply(state: dict, images: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, state)(normalize(images, mean, std)).pooled.astype(jnp.float32)
+
+    return apply
+
+
+def _key(competitor: Competitor, source: Source, context: Context) -> str:
+    parts = {
+        "format": FORMAT,
+        "weights": competitor.weights_sha256,
+        "source": source.fingerprint,
+        "preprocessing": dataclasses.asdict(competitor.card.preprocessing),
+        "architecture": [competitor.card.architecture, dict(competitor.card.arguments)],
+        "dtype": str(jnp.dtype(competitor.dtype)),
+        "skip_corrupt": context.skip_corrupt,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _write(path: Path, rows: Rows) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                values=rows.values,
+                index=rows.index,
+                skipped=np.array(rows.skipped, dtype=np.str_),
+                cost=np.array(json.dumps(dataclasses.asdict(rows.cost))),
+            )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(path: Path, source: Source) -> Rows | None:
+    """The cached features, or None: a damaged file counts as absent and is made anew."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            values, index, skipped = stored["values"], stored["index"], stored["skipped"]
+            cost = Cost(**json.loads(str(stored["cost"])))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return Rows(values, source.labels[index], index, tuple(map(str, skipped)), cost)

@@ -1,0 +1,141 @@
+"""Weighted k-nearest neighbours on frozen features, as DINO evaluates (Caron et al. 2021, arXiv 2104.14294, appendix F.1).
+
+Each of the k nearest training images by cosine similarity s votes for its class with weight exp(s / T). Exact search on the
+device: the gallery passes through in blocks, and only the best k of each query are kept, so memory stays bounded.
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bob_jax.data.base import Dataset
+from bob_jax.errors import BobError
+from bob_jax.metrics.classification import METRICS, per_example
+from bob_jax.protocols.base import Competitor, Context, Protocol, Result
+from bob_jax.protocols.features import extract
+
+QUERY_BLOCK = 1024  # rows of the similarity matrix in memory at a time
+GALLERY_BLOCK = 16384  # and its columns
+
+
+@dataclasses.dataclass(frozen=True)
+class KNN(Protocol):
+    """k-NN with the k of a small grid that is best on validation.
+
+    Attributes:
+        k: numbers of neighbours to try; those larger than the training split are left out.
+        temperature: T of the vote exp(s / T).
+        batch_size: images through the backbone at a time.
+    """
+
+    name: ClassVar[str] = "knn"
+    k: tuple[int, ...]
+    temperature: float
+    batch_size: int
+
+    def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
+        """Votes of the training images for the test images."""
+        train, validation, test = (
+            extract(competitor, dataset, split, context, self.batch_size)
+            for split in ("train", "validation", "test")
+        )
+        ks = tuple(k for k in self.k if k <= len(train.values))
+        if not ks:
+            raise BobError(f"protocols.knn.k = {self.k}: all larger than the {len(train.values)} training images")
+        classify = functools.partial(
+            vote, gallery=train.values, labels=train.labels, classes=len(dataset.classes), temperature=self.temperature
+        )
+        grid = []
+        for k, logits in zip(ks, classify(validation.values, ks=ks), strict=True):
+            score = METRICS[dataset.metric](per_example(logits, validation.labels))
+            grid.append({"k": k, "validation": score})
+        chosen = max(range(len(grid)), key=lambda i: grid[i]["validation"])  # of equals the smallest k
+        logits = classify(test.values, ks=(ks[chosen],))[0]
+        ids = dataset.splits["test"].ids
+        return Result(
+            logits=logits,
+            labels=test.labels,
+            ids=tuple(ids[i] for i in test.index),
+            grid=tuple(grid),
+            chosen=chosen,
+            cost=test.cost,
+            skipped={"train": train.skipped, "validation": validation.skipped, "test": test.skipped},
+        )
+
+
+def vote(
+    queries: np.ndarray, *, gallery: np.ndarray, labels: np.ndarray, classes: int, ks: tuple[int, ...], temperature: float
+) -> list[np.ndarray]:
+    """Class scores of the queries, for each k.
+
+    Args:
+        queries: [Q, D] float32.
+        gallery: [N, D] float32.
+        labels: [N] int32, of the gallery.
+        classes: C.
+        ks: neighbours, each at most N.
+        temperature: T.
+
+    Returns:
+        One [Q, C] float32 per k: the logarithm of each class's share of the votes (log 0 is held at -30, below any real share).
+    """
+    similarity, neighbours = nearest(queries, gallery, max(ks))
+    return [
+        np.asarray(_log_shares(jnp.asarray(similarity[:, :k]), jnp.asarray(labels[neighbours[:, :k]]), classes, temperature))
+        for k in ks
+    ]
+
+
+def nearest(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest rows by cosine similarity, exactly, nearest first; of equals the lower index.
+
+    Args:
+        queries: [Q, D] float32.
+        gallery: [N, D] float32, N >= k.
+        k: neighbours.
+
+    Returns:
+        similarity [Q, k] float32 in [-1, 1], and index [Q, k] int32 into the gallery.
+    """
+    best = [
+        (jnp.full((len(block), k), -jnp.inf), jnp.zeros((len(block), k), jnp.int32), _unit(jnp.asarray(block)))
+        for block in _blocks(queries, QUERY_BLOCK)
+    ]
+    offset = 0
+    for block in _blocks(gallery, GALLERY_BLOCK):
+        unit = _unit(jnp.asarray(block))
+        best = [(*_merge(similarity, index, query, unit, offset), query) for similarity, index, query in best]
+        offset += len(block)
+    similarity = np.concatenate([np.asarray(part) for part, _, _ in best])
+    return similarity, np.concatenate([np.asarray(part) for _, part, _ in best])
+
+
+def _blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+@jax.jit
+def _unit(rows: jax.Array) -> jax.Array:
+    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
+@jax.jit
+def _merge(similarity: jax.Array, index: jax.Array, queries: jax.Array, block: jax.Array, offset: int):
+    """The best k of what is known and of one more block; the known come first, so of equals the lower index wins."""
+    new = jnp.matmul(queries, block.T, precision="float32")
+    columns = jnp.broadcast_to(offset + jnp.arange(new.shape[1], dtype=jnp.int32), new.shape)
+    top, position = jax.lax.top_k(jnp.concatenate([similarity, new], axis=1), similarity.shape[1])
+    return top, jnp.take_along_axis(jnp.concatenate([index, columns], axis=1), position, axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _log_shares(similarity: jax.Array, labels: jax.Array, classes: int, temperature: float) -> jax.Array:
+    # The largest similarity is taken out of the exponent: a small temperature cannot overflow, and shares stay the same.
+    weight = jnp.exp((similarity - similarity.max(axis=1, keepdims=True)) / temperature)
+    rows = jnp.arange(len(labels))[:, None]
+    shares = jnp.zeros((len(labels), classes)).at[rows, labels].add(weight) / weight.sum(axis=1, keepdims=True)
+    return jnp.maximum(jnp.log(shares), -30.0)

@@ -1,0 +1,164 @@
+"""Multinomial logistic regression on frozen features, a whole grid of regularisation strengths solved at once.
+
+    minimise over W, b:  mean_i CE(W'x_i + b, y_i) + lambda / 2 |W|^2        (x standardised with the training split's statistics)
+
+This is scikit-learn's objective with lambda = 1 / (C N). The features are extracted once; L-BFGS (Liu & Nocedal 1989, as
+optax has it, with a zoom line search) runs under vmap over lambda until every gradient is small.
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bob_jax.data.base import Dataset
+from bob_jax.metrics.classification import METRICS, per_example
+from bob_jax.protocols.base import Competitor, Context, Protocol, Result
+from bob_jax.protocols.features import extract
+from bob_jax.training import mesh as meshes
+
+MEMORY = 10  # pairs of steps and gradient differences that L-BFGS keeps
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearProbe(Protocol):
+    """Logistic regression with the regularisation that is best on validation.
+
+    Attributes:
+        regularisation: the lambdas to try.
+        tolerance: a solution is converged when no gradient entry is larger.
+        max_iterations: of L-BFGS; a point that did not converge says so in the record.
+        batch_size: images through the backbone at a time.
+    """
+
+    name: ClassVar[str] = "linear_probe"
+    regularisation: tuple[float, ...]
+    tolerance: float
+    max_iterations: int
+    batch_size: int
+
+    def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
+        """Fits every lambda on train, chooses on validation, reads test once."""
+        train, validation, test = (
+            extract(competitor, dataset, split, context, self.batch_size)
+            for split in ("train", "validation", "test")
+        )
+        mean, scale = standardisation(train.values)
+        weights, bias, gradient, iterations = solve(
+            (train.values - mean) / scale,
+            train.labels,
+            classes=len(dataset.classes),
+            regularisation=self.regularisation,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            mesh=context.mesh,
+        )
+        standardised = (validation.values - mean) / scale
+        grid = [
+            {
+                "regularisation": strength,
+                "iterations": int(iterations[i]),
+                "converged": bool(gradient[i] <= self.tolerance),
+                "validation": METRICS[dataset.metric](
+                    per_example(standardised @ weights[i] + bias[i], validation.labels)
+                ),
+            }
+            for i, strength in enumerate(self.regularisation)
+        ]
+        # Of equals the strongest regularisation: the simpler model.
+        chosen = max(range(len(grid)), key=lambda i: (grid[i]["validation"], grid[i]["regularisation"]))
+        ids = dataset.splits["test"].ids
+        return Result(
+            logits=((test.values - mean) / scale) @ weights[chosen] + bias[chosen],
+            labels=test.labels,
+            ids=tuple(ids[i] for i in test.index),
+            grid=tuple(grid),
+            chosen=chosen,
+            cost=test.cost,
+            skipped={"train": train.skipped, "validation": validation.skipped, "test": test.skipped},
+        )
+
+
+def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale [D] of the training features [N, D]; a dimension that does not vary keeps scale 1."""
+    mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    varies = std > 1e-6 * max(float(std.max()), 1e-12)
+    return mean.astype(np.float32), np.where(varies, std, 1.0).astype(np.float32)
+
+
+def solve(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    regularisation: tuple[float, ...],
+    tolerance: float,
+    max_iterations: int,
+    mesh: jax.sharding.Mesh,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Solutions for all lambdas, the rows of the data split over the mesh.
+
+    Args:
+        features: [N, D] float32.
+        labels: [N] int32.
+        classes: C.
+        regularisation: G values of lambda.
+        tolerance: stop when the largest gradient entry is at most this.
+        max_iterations: or after so many steps.
+        mesh: devices.
+
+    Returns:
+        W [G, D, C], b [G, C], the largest gradient entry [G], iterations [G].
+    """
+    rows = meshes.round_up(len(labels), mesh)
+    padded = {
+        "features": np.pad(features, [(0, rows - len(labels)), (0, 0)]),
+        "labels": np.pad(labels, (0, rows - len(labels))),
+        "weight": np.pad(np.full(len(labels), 1 / len(labels), np.float32), (0, rows - len(labels))),
+    }
+    with jax.set_mesh(mesh):
+        data = meshes.put_global(padded, mesh)
+        solutions = _solve(data, jnp.asarray(regularisation), classes, tolerance, max_iterations)
+    (weights, bias), gradient, iterations = jax.tree.map(np.asarray, solutions)
+    return weights, bias, gradient, iterations
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _solve(data: dict[str, jax.Array], strengths: jax.Array, classes: int, tolerance: float, max_iterations: int):
+    optimizer = optax.lbfgs(memory_size=MEMORY)
+    start = (jnp.zeros((data["features"].shape[1], classes)), jnp.zeros(classes))
+
+    def solve_one(strength: jax.Array):
+        def objective(params):
+            weights, bias = params
+            logits = jnp.matmul(data["features"], weights, precision="float32") + bias[None]
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, data["labels"])
+            return jnp.sum(losses * data["weight"]) + 0.5 * strength * jnp.sum(weights**2)
+
+        value_and_grad = optax.value_and_grad_from_state(objective)
+
+        def largest(gradient):
+            return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in gradient]))
+
+        def step(carry):
+            params, state, _, iteration = carry
+            value, gradient = value_and_grad(params, state=state)
+            updates, state = optimizer.update(
+                gradient, state, params, value=value, grad=gradient, value_fn=objective
+            )
+            params = optax.apply_updates(params, updates)
+            # The line search ends with the gradient at the new point: no extra pass for the stopping rule.
+            return params, state, largest(optax.tree.get(state, "grad")), iteration + 1
+
+        def unfinished(carry):
+            return (carry[2] > tolerance) & (carry[3] < max_iterations)
+
+        carry = (start, optimizer.init(start), jnp.inf, 0)
+        params, _, gradient, iterations = jax.lax.while_loop(unfinished, step, carry)
+        return params, gradient, iterations
+
+    return jax.vmap(solve_one)(strengths)
