@@ -1,1 +1,1 @@
-
+"""How good, and how sure: scores over test examples, and their intervals."""

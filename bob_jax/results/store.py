@@ -1,0 +1,191 @@
+"""The results folder: `<id>.json` is a cell's record, `<id>.npz` its per-example outputs, `<id>.failed.json` a failure.
+
+Files appear whole or not at all: each is written under a hidden temporary name, flushed to disk, and renamed. The
+examples come first and the record last, so a record that exists is complete. Any number of processes may write the same
+folder; of two that finish the same cell the last one counts.
+"""
+
+import contextlib
+import io
+import os
+import secrets
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bob_jax.errors import BobError
+from bob_jax.results.record import Failure, Record, failure_from_json, record_from_json, to_json
+
+FAILED = ".failed.json"
+
+
+class Store:
+    """A results folder; it is made at the first write.
+
+    Args:
+        folder: where the files are.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+
+    def exists(self, cell_id: str) -> bool:
+        """Whether the cell has a record, and need not run."""
+        return self._record_path(cell_id).exists()
+
+    def prepare(self) -> None:
+        """Makes the folder and tries a write, so that hours of work do not end at a folder that cannot be written.
+
+        Raises:
+            BobError: it cannot be made or written.
+        """
+        probe = self.folder / f".{secrets.token_hex(8)}.tmp"
+        _write(probe, b"")
+        probe.unlink()
+
+    def write(self, record: Record, per_example: Mapping[str, np.ndarray]) -> None:
+        """Keeps a record and the outputs behind it; an earlier failure of the cell is forgotten.
+
+        Args:
+            record: the result.
+            per_example: arrays [N, ...] by name; "id" [N] str names the image of each row.
+
+        Raises:
+            BobError: the folder cannot be written, the disk is full, or a score is NaN; nothing is left behind.
+            ValueError: arrays of different lengths, objects in them, no ids, or an id twice.
+        """
+        text, examples = to_json(record), _pack(per_example)
+        examples_path = self._examples_path(record.cell.id)
+        fresh = not self.exists(record.cell.id)
+        _write(examples_path, examples)
+        try:
+            _write(self._record_path(record.cell.id), text.encode())
+        except BaseException:
+            if fresh:
+                examples_path.unlink(missing_ok=True)
+            raise
+        self._failure_path(record.cell.id).unlink(missing_ok=True)
+
+    def read(self, cell_id: str) -> Record:
+        """The record of one cell.
+
+        Raises:
+            BobError: there is none, or it cannot be read; the message names the file.
+        """
+        path = self._record_path(cell_id)
+        return record_from_json(_read(path), str(path))
+
+    def read_all(self) -> list[Record]:
+        """All records, in the order of their ids; failures are not among them.
+
+        Raises:
+            BobError: the folder does not exist, or a record in it cannot be read.
+        """
+        if not self.folder.is_dir():
+            raise BobError(f"no results folder '{self.folder}': `python main.py --config=configs/digits.py` makes one")
+        paths = sorted(path for path in self.folder.glob("*.json") if not path.name.endswith(FAILED))
+        return [record_from_json(_read(path), str(path)) for path in paths]
+
+    def per_example(self, cell_id: str) -> dict[str, np.ndarray] | None:
+        """The arrays that were written with the record; None when the file was not kept.
+
+        Raises:
+            BobError: the file is damaged.
+        """
+        path = self._examples_path(cell_id)
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BobError(
+                f"{path}: cannot be read ({error}): delete it and '{cell_id}.json' to run it again"
+            ) from error
+
+    def record_failure(self, failure: Failure) -> None:
+        """Notes that a cell raised.
+
+        Raises:
+            BobError: the folder cannot be written.
+        """
+        _write(self._failure_path(failure.cell.id), to_json(failure).encode())
+
+    def failures(self) -> list[Failure]:
+        """Cells that raised and have no record since, in the order of their ids.
+
+        Raises:
+            BobError: a note cannot be read.
+        """
+        found = []
+        for path in sorted(self.folder.glob(f"*{FAILED}")):
+            if self.exists(path.name.removesuffix(FAILED)):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # another process has just finished that cell
+                found.append(failure_from_json(path.read_text(encoding="utf-8"), str(path)))
+        return found
+
+    def _record_path(self, cell_id: str) -> Path:
+        return self.folder / f"{cell_id}.json"
+
+    def _examples_path(self, cell_id: str) -> Path:
+        return self.folder / f"{cell_id}.npz"
+
+    def _failure_path(self, cell_id: str) -> Path:
+        return self.folder / f"{cell_id}{FAILED}"
+
+
+def _pack(per_example: Mapping[str, np.ndarray]) -> bytes:
+    """The arrays as one npz file, without pickles."""
+    if "id" not in per_example:
+        raise ValueError("per-example outputs need 'id', the names of the images")
+    arrays = {name: np.asarray(array) for name, array in per_example.items()}
+    n = len(arrays["id"])
+    for name, array in arrays.items():
+        if array.dtype.hasobject or array.shape[:1] != (n,):
+            raise ValueError(f"per-example '{name}' is {array.dtype}{list(array.shape)}, not plain values of {n} rows")
+    if len(np.unique(arrays["id"])) != n:
+        raise ValueError("an image id stands twice: outputs of two backbones could not be paired")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The file, whole and on disk, or an error and no file."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+    except OSError as error:
+        raise BobError(
+            f"cannot write {path}: {error.strerror or error}; free space there or give another folder"
+        ) from error
+
+
+def _sync(folder: Path) -> None:
+    """Makes the renaming itself survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BobError(f"{path}: cannot be read ({error})") from error
