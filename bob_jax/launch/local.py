@@ -1,0 +1,117 @@
+"""All cells in order: those with a record are skipped, a failing one never takes the others with it."""
+
+import dataclasses
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from rich.console import Console
+from rich.table import Table
+
+from bob_jax.data.base import Dataset
+from bob_jax.errors import BobError
+from bob_jax.grid import Cell
+from bob_jax.launch import cell as single
+from bob_jax.results.record import Failure, now
+from bob_jax.results.store import Store
+from bob_jax.training.mesh import initialize_distributed, make_mesh
+
+
+def show(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
+    """Prints what a run would do (`--dry_run`); needs neither weights nor data."""
+    table = Table("backbone", "dataset", "protocol", "seed")
+    for cell in cells:
+        table.add_row(cell.backbone, cell.dataset, cell.protocol.name, str(cell.seed))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    console.print(f"{len(cells)} cells, records go to {config['results']}")
+    return 0
+
+
+def run(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
+    """Runs the cells that have no record yet.
+
+    Args:
+        cells: in the order of running.
+        config: of the benchmark; `results`, `data` and `mesh` are read here.
+
+    Returns:
+        0 if every cell has a record now, 1 if any failed.
+
+    Raises:
+        BobError: the results folder cannot be written.
+        Preempted: SIGTERM came; the running cell has saved its state.
+    """
+    initialize_distributed()
+    launcher = _Launcher(Store(config["results"]), config, make_mesh(config["mesh"]["fsdp"]))
+    if launcher.leads:
+        launcher.store.prepare()
+    failed = [cell for number, cell in enumerate(cells, 1) if not launcher.settle(cell, f"[{number}/{len(cells)}]")]
+    launcher.say(f"{len(cells) - len(failed)} of {len(cells)} cells have a record in {config['results']}")
+    for cell in failed:
+        launcher.say(f"failed: {cell}")
+    launcher.say(f"the table: bob results {config['results']}")
+    return 1 if failed else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Launcher:
+    store: Store
+    config: Mapping[str, Any]
+    mesh: jax.sharding.Mesh
+
+    @property
+    def leads(self) -> bool:
+        """Only process 0 writes and speaks."""
+        return jax.process_index() == 0
+
+    def say(self, line: str) -> None:
+        if self.leads:
+            print(line, flush=True)
+
+    def settle(self, cell: Cell, position: str) -> bool:
+        """Sees to it that the cell has a record; says whether it has."""
+        data, dataset = self.config["data"], None
+        try:
+            dataset = single.load_dataset(cell.dataset, data["root"] or None, cell.limit)
+            if self._done(cell.id(dataset.version)):
+                self.say(f"{position} {cell}: has a record")
+                return True
+            self.say(f"{position} {cell}")
+            self._judge(cell, dataset)
+        except Exception as error:
+            if jax.process_count() > 1:
+                raise  # the other processes wait for this one in their next collective: all must stop
+            self._note_failure(cell, dataset, error)
+            return False
+        return True
+
+    def _done(self, cell_id: str) -> bool:
+        """Whether there is a record; process 0 looks, so that all processes go the same way."""
+        return bool(multihost_utils.broadcast_one_to_all(np.array(self.store.exists(cell_id))))
+
+    def _judge(self, cell: Cell, dataset: Dataset) -> None:
+        workers = self.config["data"]["num_workers"]
+        workdir = Path(self.config["results"]) / "work" / cell.id(dataset.version)
+        record, outputs = single.run(cell, dataset, self.mesh, workdir.absolute(), None if workers < 0 else workers)
+        if self.leads:
+            self.store.write(record, outputs)
+        score = record.metrics[record.main_metric]
+        self.say(
+            f"    {record.main_metric} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"
+            f" in {record.cost.wall_seconds:.0f} s"
+        )
+
+    def _note_failure(self, cell: Cell, dataset: Dataset | None, error: Exception) -> None:
+        line = str(error) if isinstance(error, BobError) else f"{type(error).__name__}: {error}"
+        print(f"error: {cell}: {line}", file=sys.stderr, flush=True)
+        if dataset is None:
+            return  # without the data's version the cell has no id yet; the next start asks again
+        self.store.record_failure(
+            Failure(single.describe(cell, dataset), line, traceback.format_exc(), single.where(), now())
+        )

@@ -1,0 +1,59 @@
+"""Runs the grid of a config: `python main.py --config=configs/fgvc.py:vit_b16_clip`.
+
+The same script on a laptop, a GPU, a TPU VM, or (started on every host) a pod. With no option it runs the embedded default.
+Cells that have a record are skipped, so a second call goes on where the first one stopped.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from bob_jax import grid
+from bob_jax.errors import BobError
+from bob_jax.launch import local
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/digits.py", "The grid: a file of configs/, then `:` and its argument.", lock_config=True
+)
+RESULTS = flags.DEFINE_string("results", None, "Folder of the records; the config's `results` by default.")
+LIMIT = flags.DEFINE_integer("limit", None, "Use only this many examples of each split.", lower_bound=1)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the cells and stop.")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """absl's flags, with every mistake as one line that names it."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise BobError(str(error)) from error
+    except AttributeError as error:  # a --config.key that the config does not have
+        raise BobError("unknown config key " + str(error.args[0]).replace("\n", ": ")) from error
+    except OSError as error:
+        raise BobError(f"cannot read the config file: {error.strerror or str(error).splitlines()[-1].strip()}") from error
+
+
+def main(_: list[str]) -> int:
+    """Config to cells to records; 0 if every cell has one, 1 if any failed."""
+    config = CONFIG.value
+    if RESULTS.value:
+        config.results = RESULTS.value
+    if LIMIT.value:
+        config.data.limit = LIMIT.value
+    cells = grid.cells(config)
+    if DRY_RUN.value:
+        return local.show(cells, config)
+    return local.run(cells, config)
+
+
+def command() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app.run(main, flags_parser=parse)
+    except BobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    command()
