@@ -5,8 +5,7 @@ Every image of a step goes through the frozen backbone once, and that pass serve
 """
 
 import dataclasses
-import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,9 @@ from bob_jax.metrics.classification import METRICS, per_example
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
 from bob_jax.training import optimizer as optimizers
+from bob_jax.training.checkpoint import Checkpointing
 from bob_jax.training.loop import fit
-from bob_jax.training.step import Aux
+from bob_jax.training.step import Aux, LossFn
 
 HEAD_STD = 0.01  # of the heads' truncated normal initialisation
 EPSILON = 1e-6  # of the batch norm
@@ -50,3 +50,127 @@ class AugmentedProbe(Protocol):
     warmup_epochs: int
     crop_scale: tuple[float, ...]
     horizontal_flip: bool
+
+    def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
+        """Trains all heads together on train, chooses one on validation, reads test once."""
+        heads, stats, device_seconds, skipped = self._train(competitor, dataset, context)
+        validation, test = (
+            extract(competitor, dataset, split, context, self.batch_size) for split in ("validation", "test")
+        )
+        grid = [
+            {
+                "base_learning_rate": rate,
+                "validation": METRICS[dataset.metric](
+                    per_example(self._logits(validation.values, heads, stats, i), validation.labels)
+                ),
+            }
+            for i, rate in enumerate(self.base_learning_rates)
+        ]
+        chosen = max(range(len(grid)), key=lambda i: grid[i]["validation"])
+        ids = dataset.splits["test"].ids
+        return Result(
+            logits=self._logits(test.values, heads, stats, chosen),
+            labels=test.labels,
+            ids=tuple(ids[i] for i in test.index),
+            grid=tuple(grid),
+            chosen=chosen,
+            cost=dataclasses.replace(test.cost, device_seconds=device_seconds),
+            skipped={"train": skipped, "validation": validation.skipped, "test": test.skipped},
+        )
+
+    def _train(self, competitor: Competitor, dataset: Dataset, context: Context):
+        """Kernels [G, D, C] and biases [G, C], running statistics, device seconds, ids of skipped images."""
+        width, classes, count = competitor.module.feature_dim, len(dataset.classes), len(self.base_learning_rates)
+        kernel = HEAD_STD * jax.random.truncated_normal(jax.random.key(context.seed), -2, 2, (width, classes))
+        # All heads start alike: what tells them apart is their learning rate.
+        params = {"kernel": jnp.tile(kernel[None], (count, 1, 1)), "bias": jnp.zeros((count, classes))}
+        stats = {"mean": jnp.zeros(width), "var": jnp.ones(width)}
+        graphdef, frozen = nnx.split(competitor.module)
+        loader = Loader(
+            dataset.splits["train"],
+            Train(competitor.card.preprocessing, scale=self.crop_scale, randaugment=0),
+            batch_size=self.batch_size,
+            seed=context.seed,
+            shuffle=True,
+            epochs=None,
+            num_workers=context.num_workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            skip_corrupt=context.skip_corrupt,
+        )
+        steps_per_epoch = len(dataset.splits["train"]) / self.batch_size
+        total = max(1, round(self.epochs * steps_per_epoch))
+        warmup = min(round(self.warmup_epochs * steps_per_epoch), total - 1)
+        rates = jnp.asarray(self.base_learning_rates) * self.batch_size / 256
+        result = fit(
+            params,
+            self._loss(graphdef, competitor),
+            optimizers.grid(lambda rate: optimizers.lars(optimizers.schedule(rate, total, warmup)), rates),
+            loader.batches,
+            total_steps=total,
+            mesh=context.mesh,
+            key=jax.random.key(context.seed),
+            stats=stats,
+            frozen=nnx.to_pure_dict(frozen),
+            checkpointing=Checkpointing(
+                context.workdir / "checkpoints",
+                every=max(1, total // 10),
+                keep=1,
+                identity={"cell": context.workdir.name},
+            ),
+            journal=context.workdir / "metrics.jsonl",
+            description=f"{competitor.card.name}: {count} heads",
+        )
+        heads, stats = jax.tree.map(np.asarray, (result.state.params, result.state.stats))
+        return heads, stats, result.cost.device_seconds, tuple(loader.skipped)
+
+    def _loss(self, graphdef: nnx.GraphDef, competitor: Competitor) -> LossFn:
+        preprocessing = competitor.card.preprocessing
+
+        def loss(params: Any, frozen: Any, stats: Any, batch: dict[str, jax.Array], key: jax.Array):
+            images = on_device.augment(
+                batch["image"],
+                key,
+                mean=preprocessing.mean,
+                std=preprocessing.std,
+                horizontal_flip=self.horizontal_flip,
+                random_erasing=0.0,
+            )
+            # Without rngs the backbone is in evaluation mode: running statistics, and they stay as they are.
+            features = nnx.merge(graphdef, frozen)(images).pooled.astype(jnp.float32)
+            normalized, stats = batch_norm(features, batch["mask"], stats)
+            logits = jnp.einsum("bd,gdc->gbc", normalized, params["kernel"]) + params["bias"][:, None]
+            labels = jnp.broadcast_to(batch["label"], logits.shape[:2])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            # Summed over the heads: they share nothing that is trained, so each gets its own gradient.
+            return jnp.sum(losses * batch["mask"][None]), Aux(jnp.sum(batch["mask"], dtype=jnp.float32), stats, {})
+
+        return loss
+
+    def _logits(self, features: np.ndarray, heads: dict, stats: dict, head: int) -> np.ndarray:
+        """[N, C] float32 of one head, by the running statistics."""
+        normalized = (features - stats["mean"]) / np.sqrt(stats["var"] + EPSILON)
+        return normalized @ heads["kernel"][head] + heads["bias"][head]
+
+
+def batch_norm(features: jax.Array, mask: jax.Array, stats: dict[str, jax.Array]) -> tuple[jax.Array, dict]:
+    """Batch norm without affine, in training, as `torch.nn.BatchNorm1d(D, affine=False, eps=1e-6)`.
+
+    Args:
+        features: [B, D] float32.
+        mask: [B]; rows without count neither in the batch's statistics nor in the running ones.
+        stats: running mean and (unbiased) variance [D].
+
+    Returns:
+        Normalised features [B, D], and the new running statistics.
+    """
+    weight = mask.astype(jnp.float32)[:, None]
+    count = jnp.maximum(weight.sum(), 1)
+    mean = (features * weight).sum(0) / count
+    var = (jnp.square(features - mean[None]) * weight).sum(0) / count
+    unbiased = var * count / jnp.maximum(count - 1, 1)
+    running = {
+        "mean": MOMENTUM * stats["mean"] + (1 - MOMENTUM) * mean,
+        "var": MOMENTUM * stats["var"] + (1 - MOMENTUM) * unbiased,
+    }
+    return (features - mean[None]) * jax.lax.rsqrt(var + EPSILON)[None], running

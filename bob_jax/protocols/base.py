@@ -91,9 +91,15 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol(abc.ABC):
-    """Base of all protocols: the fields of a subclass are its hyper-parameters, all of them in the record."""
+    """Base of all protocols: the fields of a subclass are its hyper-parameters, all of them in the record.
+
+    Attributes:
+        name: in configs and records.
+        drop_path: rate the backbone is built with; only a protocol that trains the backbone has one.
+    """
 
     name: typing.ClassVar[str]
+    drop_path = 0.0
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -49,8 +49,7 @@ def extract(competitor: Competitor, dataset: Dataset, split: str, context: Conte
     if known is not None:
         return known
     graphdef, state = nnx.split(competitor.module)
-    with jax.set_mesh(context.mesh):
-        state = meshes.put_state(nnx.to_pure_dict(state), context.mesh)
+    state = meshes.place(nnx.to_pure_dict(state), context.mesh)
     apply = _pooled(graphdef, card.preprocessing.mean, card.preprocessing.std, context.mesh)
     title = f"{card.name}: features of {dataset.name}/{split}"
     rows = infer(apply, state, source, card.preprocessing, context, batch_size, title)

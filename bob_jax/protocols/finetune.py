@@ -1,31 +1,33 @@
-"""End-to-end fine-tuning: AdamW with layer-wise decay, the same recipe for every backbone, its grid chosen on validation.
+"""End-to-end fine-tuning: AdamW with layer-wise decay, one recipe for every backbone, its grid chosen on validation.
 
 The recipe is that of the original benchmark (BEiT's and MAE's): layer decay, mixup and cutmix, RandAugment, random erasing,
-label smoothing, drop path, cosine with warm-up. All backbones start with the same head.
+label smoothing, drop path, cosine with warm-up. All backbones start with the same kind of head.
 """
 
 import dataclasses
+import functools
 import itertools
-import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
 from bob_jax.data import on_device
-from bob_jax.data.base import Dataset, Source
+from bob_jax.data.base import Dataset
 from bob_jax.data.loader import Loader
 from bob_jax.data.transforms import Train
 from bob_jax.metrics.classification import METRICS, per_example
-from bob_jax.protocols.base import Competitor, Context, Cost, Protocol, Result
-from bob_jax.protocols.predict import Predictions, predict
+from bob_jax.protocols.base import Competitor, Context, Protocol, Result
+from bob_jax.protocols.inference import Rows, infer
 from bob_jax.training import optimizer as optimizers
+from bob_jax.training.checkpoint import Checkpointing
 from bob_jax.training.loop import fit
-from bob_jax.training.step import Aux
+from bob_jax.training.mesh import batch_sharding
+from bob_jax.training.state import TrainState
+from bob_jax.training.step import Aux, LossFn
 
 HEAD_STD = 0.01  # of the head's truncated normal initialisation
 
@@ -36,7 +38,7 @@ class Finetune(Protocol):
 
     Attributes:
         learning_rates: peak rates of the head, for `batch_size` images a step.
-        weight_decays: decoupled decay of matrices; vectors, tokens and position tables have none.
+        weight_decays: decoupled, of kernels; biases, norms, tokens and position tables have none.
         layer_decay: the rate of layer l is multiplied by layer_decay^(layers - l); 1 switches it off.
         batch_size: images a step, over all devices and micro-batches.
         accumulate: micro-batches a step.
@@ -77,18 +79,171 @@ class Finetune(Protocol):
 
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
         """Trains every grid point on train, chooses point and epoch on validation, reads test once."""
-        points = []
-        for number, (rate, decay) in enumerate(itertools.product(self.learning_rates, self.weight_decays)):
-            points.append(self._train(competitor, dataset, context, number, rate, decay))
-        chosen = max(range(len(points)), key=lambda i: points[i].validation)
-        best = points[chosen]
-        test = predict(best.apply, best.params, dataset.splits["test"], competitor.card, context, self.batch_size)
+        trainer = _Trainer(self, competitor, dataset, context)
+        points = [
+            trainer.train(number, rate, decay)
+            for number, (rate, decay) in enumerate(itertools.product(self.learning_rates, self.weight_decays))
+        ]
+        chosen = max(range(len(points)), key=lambda i: points[i].grid["validation"])
+        test = trainer.predict(points[chosen].state, "test")
+        ids = dataset.splits["test"].ids
         return Result(
-            logits=test.logits,
+            logits=test.values,
             labels=test.labels,
-            ids=test.ids,
-            grid=tuple(point.summary for point in points),
+            ids=tuple(ids[i] for i in test.index),
+            grid=tuple(point.grid for point in points),
             chosen=chosen,
             cost=dataclasses.replace(test.cost, device_seconds=sum(point.device_seconds for point in points)),
-            skipped={"test": test.skipped, "validation": best.skipped_validation, "train": best.skipped_train},
+            skipped={"train": points[chosen].skipped, "test": test.skipped},
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Point:
+    """A trained grid point: its best state by validation, and what the record says of it."""
+
+    state: TrainState
+    grid: dict[str, Any]
+    device_seconds: float
+    skipped: tuple[str, ...]
+
+
+class _Trainer:
+    """What the grid points share: the structure of the model, the loss, the jitted prediction."""
+
+    def __init__(self, protocol: Finetune, competitor: Competitor, dataset: Dataset, context: Context):
+        self.protocol, self.competitor, self.dataset, self.context = protocol, competitor, dataset, context
+        self.graphdef, params, stats = nnx.split(competitor.module, nnx.Param, nnx.BatchStat)
+        shape = (competitor.module.feature_dim, len(dataset.classes))
+        kernel = HEAD_STD * jax.random.truncated_normal(jax.random.key(context.seed), -2, 2, shape)
+        head = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
+        self.params = {"backbone": nnx.to_pure_dict(params), "head": head}
+        self.stats = nnx.to_pure_dict(stats)
+        self.apply = self._prediction()
+
+    def train(self, number: int, learning_rate: float, weight_decay: float) -> _Point:
+        """One point of the grid, from its latest checkpoint where there is one."""
+        protocol, folder = self.protocol, self.context.workdir / f"point_{number:02d}"
+        loader = self._loader()
+        steps_per_epoch = len(self.dataset.splits["train"]) / loader.batch_size
+        total = max(1, round(protocol.epochs * steps_per_epoch))
+        result = fit(
+            self.params,
+            self._loss(),
+            self._optimizer(learning_rate, weight_decay, total, round(protocol.warmup_epochs * steps_per_epoch)),
+            loader.batches,
+            total_steps=total,
+            mesh=self.context.mesh,
+            key=jax.random.key(self.context.seed),
+            stats=self.stats,
+            accumulate=protocol.accumulate,
+            ema_decay=protocol.ema or None,
+            checkpointing=Checkpointing(
+                folder / "checkpoints",
+                every=max(1, total // 10),
+                keep=1,
+                best="validation",
+                identity={"learning_rate": learning_rate, "weight_decay": weight_decay, "cell": folder.parent.name},
+            ),
+            evaluate=lambda state: {"validation": self._score(self.predict(state, "validation"))},
+            eval_every=max(1, total // protocol.evaluations),
+            journal=folder / "metrics.jsonl",
+            description=f"{self.competitor.card.name}: lr {learning_rate:g}, wd {weight_decay:g}",
+        )
+        grid = {
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "epoch": result.step / steps_per_epoch,
+            "validation": result.metrics["validation"],
+        }
+        return _Point(result.state, grid, result.cost.device_seconds, tuple(loader.skipped))
+
+    def predict(self, state: TrainState, split: str) -> Rows:
+        """Logits [N, C] of a split."""
+        return infer(
+            self.apply,
+            {"params": state.averaged_params, "stats": state.stats},
+            self.dataset.splits[split],
+            self.competitor.card.preprocessing,
+            self.context,
+            self.protocol.batch_size,
+            f"{self.competitor.card.name}: {split}",
+        )
+
+    def _score(self, rows: Rows) -> float:
+        return METRICS[self.dataset.metric](per_example(rows.values, rows.labels))
+
+    def _loader(self) -> Loader:
+        protocol, preprocessing = self.protocol, self.competitor.card.preprocessing
+        return Loader(
+            self.dataset.splits["train"],
+            Train(preprocessing, scale=protocol.crop_scale, randaugment=protocol.randaugment),
+            batch_size=protocol.batch_size,
+            seed=self.context.seed,
+            shuffle=True,
+            epochs=None,
+            num_workers=self.context.num_workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            skip_corrupt=self.context.skip_corrupt,
+        )
+
+    def _optimizer(self, rate: float, decay: float, total: int, warmup: int) -> optax.GradientTransformation:
+        paths, module = optimizers.dotted_paths(self.params), self.competitor.module
+
+        def layer_of(path: str) -> int:
+            room, _, name = path.partition(".")
+            return module.num_layers if room == "head" else module.layer_of(name)
+
+        return optimizers.adamw(
+            optimizers.schedule(rate, total, min(warmup, total - 1)),
+            decay,
+            mask=optimizers.decay_mask([path for path in paths if not path.endswith("kernel")]),
+            layer_scales=optimizers.layer_multipliers(paths, layer_of, module.num_layers, self.protocol.layer_decay),
+            clip_norm=self.protocol.clip_norm or None,
+        )
+
+    def _loss(self) -> LossFn:
+        protocol, graphdef, classes = self.protocol, self.graphdef, len(self.dataset.classes)
+        preprocessing = self.competitor.card.preprocessing
+
+        def loss(params: Any, frozen: Any, stats: Any, batch: dict[str, jax.Array], key: jax.Array):
+            view_key, mix_key, path_key = jax.random.split(key, 3)
+            images = on_device.augment(
+                batch["image"],
+                view_key,
+                mean=preprocessing.mean,
+                std=preprocessing.std,
+                horizontal_flip=protocol.horizontal_flip,
+                random_erasing=protocol.random_erasing,
+            )
+            images, targets = on_device.mix(
+                images,
+                batch["label"],
+                mix_key,
+                classes=classes,
+                mixup=protocol.mixup,
+                cutmix=protocol.cutmix,
+                label_smoothing=protocol.label_smoothing,
+            )
+            module = nnx.merge(graphdef, params["backbone"], stats)
+            pooled = module(images, rngs=nnx.Rngs(path_key)).pooled.astype(jnp.float32)
+            logits = pooled @ params["head"]["kernel"] + params["head"]["bias"][None]
+            losses = optax.softmax_cross_entropy(logits, targets)
+            new_stats = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+            return jnp.sum(losses * batch["mask"]), Aux(jnp.sum(batch["mask"], dtype=jnp.float32), new_stats, {})
+
+        return loss
+
+    def _prediction(self) -> Callable[[Any, jax.Array], jax.Array]:
+        graphdef, preprocessing = self.graphdef, self.competitor.card.preprocessing
+
+        @functools.partial(jax.jit, out_shardings=batch_sharding(self.context.mesh))
+        def apply(state: dict[str, Any], images: jax.Array) -> jax.Array:
+            params = state["params"]
+            module = nnx.merge(graphdef, params["backbone"], state["stats"])
+            images = on_device.normalize(images, preprocessing.mean, preprocessing.std)
+            pooled = module(images).pooled.astype(jnp.float32)
+            return pooled @ params["head"]["kernel"] + params["head"]["bias"][None]
+
+        return apply
