@@ -7,8 +7,10 @@ from pathlib import Path
 
 from bob_jax.results.record import Environment
 
-PACKAGES = ("bob_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "scikit-learn")
-PACKAGES += ("pillow", "safetensors", "torch", "torchax")
+PACKAGES = (
+    *("bob_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
+    *("numpy", "scipy", "scikit-learn", "pillow", "safetensors", "torch", "torchax"),
+)
 
 
 def collect(*, device_kind: str, device_count: int, process_count: int) -> Environment:

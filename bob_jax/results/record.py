@@ -235,6 +235,8 @@ def _check_selection(selection: Selection, file: str) -> None:
         parse(float | None, point["validation"], file, f"selection.grid.{i}.validation")
     if not 0 <= selection.chosen < len(selection.grid):
         raise BobError(f"{file}: selection.chosen is {selection.chosen}, but grid has {len(selection.grid)}: {REMEDY}")
+    if selection.grid[selection.chosen]["validation"] is None:
+        raise BobError(f"{file}: selection.chosen is {selection.chosen}, a point without a score: {REMEDY}")
 
 
 def _load(text: str, file: str) -> dict[str, Any]:

@@ -79,13 +79,11 @@ class Store:
         return record_from_json(_read(path), str(path))
 
     def read_all(self) -> list[Record]:
-        """All records, in the order of their ids; failures are not among them.
+        """All records of the folder, in the order of their ids; none where the folder does not exist.
 
         Raises:
-            BobError: the folder does not exist, or a record in it cannot be read.
+            BobError: a record cannot be read; the message names its file.
         """
-        if not self.folder.is_dir():
-            raise BobError(f"no results folder '{self.folder}': `python main.py --config=configs/digits.py` makes one")
         paths = sorted(path for path in self.folder.glob("*.json") if not path.name.endswith(FAILED))
         return [record_from_json(_read(path), str(path)) for path in paths]
 
@@ -136,6 +134,18 @@ class Store:
 
     def _failure_path(self, cell_id: str) -> Path:
         return self.folder / f"{cell_id}{FAILED}"
+
+
+def stores_in(folder: str | os.PathLike[str]) -> list[Store]:
+    """The folder itself, and the folders directly in it that hold records or failures, in the order of their names.
+
+    Raises:
+        BobError: the folder does not exist.
+    """
+    top = Path(folder)
+    if not top.is_dir():
+        raise BobError(f"no results folder '{top}': `python main.py --config=configs/digits.py` makes one")
+    return [Store(top), *(Store(inner) for inner in sorted({path.parent for path in top.glob("*/*.json")}))]
 
 
 def _pack(per_example: Mapping[str, np.ndarray]) -> bytes:

@@ -1,0 +1,232 @@
+"""Who is best, per question: records that answer the same question side by side, with ties to the best marked.
+
+A question is everything in a record but backbone and seed: the data, byte for byte, and the protocol with all its
+hyper-parameters. Records of different questions never share a board. Seeds of one backbone make one row.
+"""
+
+import dataclasses
+import hashlib
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from bob_jax.metrics import bootstrap
+from bob_jax.metrics.classification import METRICS
+from bob_jax.results.record import Cost, Record
+
+PerExample = Callable[[str], Mapping[str, np.ndarray] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One backbone on a board.
+
+    Attributes:
+        rank: 1 for the best and for all that are tied with it; else the position by score.
+        tied: no difference to the best can be told from these test examples; true for the best itself.
+        evidence: what `tied` rests on: "paired", the 95 % interval of the difference on the same test examples includes
+            0; "overlap", the two intervals overlap, where the examples were not kept or differ. The latter calls more
+            backbones tied.
+        value: mean over seeds.
+        low, high: means over seeds of the ends of the intervals.
+        n: test examples (the fewest, if seeds differ).
+        seeds: number of seeds.
+        spread: standard deviation over seeds; None for one seed.
+        parameters: millions, without head; None if the card does not say.
+        cost: means over seeds.
+        cells: ids of the records.
+    """
+
+    rank: int
+    tied: bool
+    evidence: Literal["paired", "overlap"]
+    backbone: str
+    value: float
+    low: float
+    high: float
+    n: int
+    seeds: int
+    spread: float | None
+    parameters: float | None
+    cost: Cost
+    cells: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Board:
+    """All answers to one question, best first.
+
+    Attributes:
+        title: data set and protocol, and what tells this question from others of the same data set and protocol.
+        metric: what `Row.value` is.
+        level: of the intervals.
+    """
+
+    title: str
+    dataset: str
+    protocol: str
+    metric: str
+    higher_is_better: bool
+    level: float
+    rows: tuple[Row, ...]
+
+    @property
+    def percent(self) -> bool:
+        """Whether the scores read best in percent: shares of something, not losses."""
+        return self.higher_is_better and all(0 <= row.value <= 1 for row in self.rows)
+
+
+def boards(records: Sequence[Record], per_example: PerExample) -> list[Board]:
+    """The boards of all records, by data set and protocol.
+
+    Args:
+        records: of any cells.
+        per_example: cell id to the outputs behind the record, or None where they were not kept; `Store.per_example`.
+    """
+    answers: dict[str, list[Record]] = {}
+    for record in records:
+        answers.setdefault(repr(_question(record)), []).append(record)
+    questions = {key: _question(group[0]) for key, group in answers.items()}
+    found = [
+        _board(_title(questions[key], list(questions.values())), group, per_example) for key, group in answers.items()
+    ]
+    return sorted(found, key=lambda board: (board.dataset, board.protocol, board.title))
+
+
+def _question(record: Record) -> dict[str, Any]:
+    """What was asked, flat, in an order that does not depend on the record."""
+    data = {
+        f"{split} {what}": value
+        for split, facts in sorted(record.dataset.splits.items())
+        for what, value in (("images", facts.size), ("data", facts.fingerprint))
+    }
+    return {
+        "dataset name": record.dataset.name,
+        "protocol name": record.protocol.name,
+        "main metric": record.main_metric,
+        "data version": record.dataset.version,
+        **data,
+        **dict(sorted(record.protocol.hyperparameters.items())),
+    }
+
+
+def _title(question: Mapping[str, Any], questions: Sequence[Mapping[str, Any]]) -> str:
+    """Data set, protocol, and those facts in which questions of the same two differ."""
+    same = ("dataset name", "protocol name")
+    title = " · ".join(question[key] for key in same)
+    rivals = [other for other in questions if all(other[key] == question[key] for key in same)]
+    different = [key for key in question if any(other.get(key) != question[key] for other in rivals)]
+    facts = []
+    for key in different:
+        split, _, what = key.rpartition(" ")
+        if what != "data":
+            facts.append(f"{key} {question[key]}")
+        elif f"{split} images" not in different:  # the same number of other images: only their hash tells
+            facts.append(f"{key} {hashlib.sha256(question[key].encode()).hexdigest()[:8]}")
+    return ", ".join([title, *facts])
+
+
+def _board(title: str, records: Sequence[Record], per_example: PerExample) -> Board:
+    first = records[0]
+    metric = first.main_metric
+    higher = first.metrics[metric].higher_is_better
+    by_backbone: dict[str, dict[int, Record]] = {}
+    for record in sorted(records, key=lambda record: record.created):  # of equal backbone and seed the newest counts
+        by_backbone.setdefault(record.cell.backbone, {})[record.cell.seed] = record
+    groups = [list(seeds.values()) for _, seeds in sorted(by_backbone.items())]
+    groups.sort(key=lambda group: _mean_score(group, metric), reverse=higher)
+    ties = _ties(groups, metric, higher, per_example)
+    rows = (
+        _row(group, metric, rank=1 if tied else position, tied=tied, evidence=evidence)
+        for position, (group, (tied, evidence)) in enumerate(zip(groups, ties, strict=True), start=1)
+    )
+    return Board(title, first.dataset.name, first.protocol.name, metric, higher, first.interval.level, tuple(rows))
+
+
+def _mean_score(group: Sequence[Record], metric: str) -> float:
+    return statistics.fmean(record.metrics[metric].value for record in group)
+
+
+def _row(group: Sequence[Record], metric: str, *, rank: int, tied: bool, evidence: Literal["paired", "overlap"]) -> Row:
+    scores = [record.metrics[metric] for record in group]
+    parameters = group[-1].backbone.card.get("parameters")
+    return Row(
+        rank=rank,
+        tied=tied,
+        evidence=evidence,
+        backbone=group[0].cell.backbone,
+        value=_mean_score(group, metric),
+        low=statistics.fmean(score.low for score in scores),
+        high=statistics.fmean(score.high for score in scores),
+        n=min(score.n for score in scores),
+        seeds=len(group),
+        spread=statistics.stdev(score.value for score in scores) if len(group) > 1 else None,
+        parameters=float(parameters) if isinstance(parameters, int | float) else None,
+        cost=_mean_cost([record.cost for record in group]),
+        cells=tuple(record.cell.id for record in group),
+    )
+
+
+def _mean_cost(costs: Sequence[Cost]) -> Cost:
+    means: dict[str, Any] = {}
+    for field in dataclasses.fields(Cost):
+        known = [value for cost in costs if (value := getattr(cost, field.name)) is not None]
+        means[field.name] = statistics.fmean(known) if known else None
+    return Cost(**means)
+
+
+def _ties(
+    groups: Sequence[Sequence[Record]], metric: str, higher: bool, per_example: PerExample
+) -> list[tuple[bool, Literal["paired", "overlap"]]]:
+    """For each backbone, best first: whether it is tied with the best, and by what evidence.
+
+    Each is compared with the best alone, at the level of one comparison; with many backbones some true differences of
+    that size are expected by chance.
+    """
+    best = [record.metrics[metric] for record in groups[0]]
+    outputs = [_outputs(group, metric, per_example) for group in groups]
+    paired = [found is not None and outputs[0] is not None and _same(found, outputs[0]) for found in outputs]
+    differences = iter(_differences([o for o, pairs in zip(outputs, paired, strict=True) if pairs and o], metric).T)
+    ties: list[tuple[bool, Literal["paired", "overlap"]]] = []
+    for group, pairs in zip(groups, paired, strict=True):
+        if pairs:
+            low, high = next(differences)
+            ties.append((bool(low <= 0 <= high), "paired"))
+        else:
+            low, high = (statistics.fmean(getattr(r.metrics[metric], end) for r in group) for end in ("low", "high"))
+            best_low, best_high = (statistics.fmean(getattr(score, end) for score in best) for end in ("low", "high"))
+            ties.append((high >= best_low if higher else low <= best_high, "overlap"))
+    return ties
+
+
+def _outputs(group: Sequence[Record], metric: str, per_example: PerExample) -> list[dict[str, np.ndarray]] | None:
+    """What each seed said of the test examples, in the order of their ids; None if that was not kept."""
+    found = []
+    for record in group:
+        outputs = per_example(record.cell.id)
+        if metric not in METRICS or outputs is None or not {"id", *METRICS[metric].inputs} <= outputs.keys():
+            return None
+        order = np.argsort(outputs["id"])
+        found.append({name: outputs[name][order] for name in ("id", *METRICS[metric].inputs)})
+    return found if _same(found, found) else None
+
+
+def _same(seeds: Sequence[Mapping[str, np.ndarray]], others: Sequence[Mapping[str, np.ndarray]]) -> bool:
+    """Whether all of them are about the same test examples."""
+    return all(np.array_equal(outputs["id"], others[0]["id"]) for outputs in seeds)
+
+
+def _differences(outputs: Sequence[Sequence[Mapping[str, np.ndarray]]], metric: str) -> np.ndarray:
+    """[2, K] ends of the interval of each backbone's score (mean over seeds) minus the first one's."""
+    if not outputs:
+        return np.zeros((2, 0))
+
+    def scores(weights: np.ndarray) -> np.ndarray:
+        return np.stack(
+            [np.mean([METRICS[metric].weighted(seed, weights) for seed in seeds], axis=0) for seeds in outputs], axis=1
+        )
+
+    drawn = bootstrap.replicates(scores, len(outputs[0][0]["id"]))
+    return bootstrap.percentiles(drawn - drawn[:, :1])
