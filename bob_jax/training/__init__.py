@@ -1,1 +1,1 @@
-
+"""Mesh and shardings, optimizers, train state, the loop, checkpoints. Knows nothing of vision."""
