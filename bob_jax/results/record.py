@@ -201,7 +201,9 @@ def to_json(record: Record | Failure) -> str:
     Raises:
         BobError: a score is NaN or infinite; the message names it.
     """
-    return json.dumps(plain(record, ""), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    fields = plain(record, "")
+    fields = {name: fields[name] for name in ("schema_version", "status", "created")} | fields  # these first
+    return json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def record_from_json(text: str, file: str) -> Record:
