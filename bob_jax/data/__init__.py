@@ -1,1 +1,1 @@
-
+"""Data: the catalogue, sources, transforms on host and device, and the loader."""

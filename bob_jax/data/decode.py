@@ -1,0 +1,48 @@
+"""From the bytes of an image file to pixels, or to one line that names the file."""
+
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bob_jax.errors import BobError
+
+# What Pillow raises on files that are truncated, damaged, or no images at all.
+FAILURES = (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error, Image.DecompressionBombError)
+
+
+class CorruptImage(BobError):  # noqa: N818  # named by what it is about, as BobError's kind
+    """An image that cannot be decoded; the message names it."""
+
+
+def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
+    """Pixels of an encoded image, as timm and torchvision see them: RGB, alpha dropped, EXIF rotation ignored.
+
+    Args:
+        encoded: the file's content, or where it is. Any format Pillow reads.
+        name: what an error calls the image.
+
+    Returns:
+        [H, W, 3] uint8. Grey images are repeated over the channels; 16-bit grey keeps its upper 8 bits.
+
+    Raises:
+        CorruptImage: the bytes are no whole image.
+    """
+    try:
+        with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
+            return np.asarray(_to_rgb(image))
+    except FAILURES as error:
+        reason = " ".join(str(error).replace(repr(encoded), "it").split()) or type(error).__name__
+        raise CorruptImage(
+            f"cannot decode image '{name}': {reason[:200]}; repair or delete it, or set skip_corrupt"
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours; straight to RGB, Pillow warns
+    return image.convert("RGB")

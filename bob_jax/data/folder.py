@@ -1,0 +1,185 @@
+"""Plain folders of images: `root/class/image.jpg`, or `root/split/class/image.jpg`."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bob_jax.data.base import Dataset, Example, Source
+from bob_jax.data.decode import decode_image
+from bob_jax.data.subset import hold_out
+from bob_jax.errors import BobError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+HELD_OUT = 0.2  # of the images, for a split that the folder does not have
+
+
+class FolderSource:
+    """The image files below class folders.
+
+    Attributes:
+        classes: names in label order.
+    """
+
+    def __init__(self, root: Path, files: Sequence[tuple[str, int]], classes: Sequence[str], depth: int):
+        """
+        Args:
+            root: the data set's folder.
+            files: path below the root and size in bytes of each image, in order.
+            classes: class names, in label order.
+            depth: which part of the path is the class.
+
+        Raises:
+            BobError: a class folder that is not among the classes.
+        """
+        number = {name: label for label, name in enumerate(classes)}
+        self.root = root
+        self.classes = tuple(classes)
+        self.ids = [path for path, _ in files]
+        try:
+            self.labels = np.array([number[path.split("/")[depth]] for path in self.ids], np.int32)
+        except KeyError as error:
+            raise BobError(f"class {error} of {root} has no training images: add some, or remove its folder") from None
+        self.fingerprint = hashlib.sha256("\n".join(f"{path}\t{size}" for path, size in files).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads and decodes one image.
+
+        Raises:
+            CorruptImage: the file is no whole image, or is gone.
+        """
+        path = self.root / self.ids[index]
+        return {"image": decode_image(path, str(path)), "label": int(self.labels[index]), "id": self.ids[index]}
+
+
+def load(
+    root: Path,
+    *,
+    name: str | None = None,
+    metric: str = "accuracy",
+    licence: str = "the user's own data",
+    validation_fraction: float = HELD_OUT,
+) -> Dataset:
+    """A data set from a folder.
+
+    With a folder `train`, the splits are the folders `train`, `validation` (or `val`, `valid`) and `test`. Validation
+    images without test images (ImageNet's layout) are the test split. What is then missing is held out, stratified by
+    class, seed 0. Without `train`, every folder is a class and both other splits are held out.
+    Classes are numbered in the order of their sorted names. Hidden files and files of other kinds are passed over.
+
+    Args:
+        root: the folder.
+        name: of the data set; `folder:PATH` when None.
+        metric: score that ranks backbones.
+        licence: terms of the data.
+        validation_fraction: of the training images, held out where there is no validation folder.
+
+    Raises:
+        BobError: no such folder, no images, a class without images or unknown to the training split.
+    """
+    root = root.expanduser().resolve()
+    if not root.is_dir():
+        raise BobError(f"no folder {root}: give the folder that holds train/CLASS/*.jpg or CLASS/*.jpg")
+    folders = _split_folders(root)
+    if folders:
+        classes = _class_names(root / folders["train"])
+        official = {split: _source(root, folder, classes) for split, folder in folders.items()}
+        splits, notes = _with_validation(official, folders, validation_fraction)
+    else:
+        official = {"all": _source(root, "", _class_names(root))}
+        splits, notes = _three_ways(official["all"])
+    empty = [split for split, source in splits.items() if not len(source)]
+    if empty:
+        raise BobError(f"too few images in {root} to hold out a {empty[0]} split: give each class at least 3")
+    version = hashlib.sha256("".join(source.fingerprint for source in official.values()).encode()).hexdigest()
+    return Dataset(
+        name=name or f"folder:{root}",
+        version=version[:16],
+        classes=next(iter(official.values())).classes,
+        splits=splits,
+        split_notes=notes,
+        metric=metric,
+        licence=licence,
+    )
+
+
+def _split_folders(root: Path) -> dict[str, str]:
+    """Folder of each official split, train first; nothing when the folders are classes."""
+    found = {
+        split: next((name for name in names if (root / name).is_dir()), None) for split, names in SPLIT_FOLDERS.items()
+    }
+    if found["train"] is None:
+        return {}
+    if found["test"] is None:
+        found["test"], found["validation"] = found["validation"], None
+    if found["test"] is None:
+        raise BobError(f"{root} has train but no validation or test folder: add one, or leave the split folders out")
+    return {split: folder for split, folder in found.items() if folder is not None}
+
+
+def _with_validation(
+    official: dict[str, FolderSource], folders: dict[str, str], fraction: float
+) -> tuple[dict[str, Source], dict[str, str]]:
+    notes = {split: f"folder {folder}" for split, folder in folders.items()}
+    splits: dict[str, Source] = dict(official)
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = hold_out(official["train"], fraction)
+        notes["validation"] = f"{fraction:.0%} of {notes['train']}, stratified by class, seed 0"
+        notes["train"] += " without the images held out for validation"
+    order = ("train", "validation", "test")
+    return {split: splits[split] for split in order}, {split: notes[split] for split in order}
+
+
+def _three_ways(source: FolderSource) -> tuple[dict[str, Source], dict[str, str]]:
+    rest, test = hold_out(source, HELD_OUT)
+    train, validation = hold_out(rest, HELD_OUT / (1 - HELD_OUT))
+    note = f"{HELD_OUT:.0%} of all images, stratified by class, seed 0"
+    notes = {"train": "all images but those held out", "validation": note, "test": note}
+    return {"train": train, "validation": validation, "test": test}, notes
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise BobError(f"no class folders in {folder}: put the images of each class into a folder named after it")
+    return tuple(names)
+
+
+def _source(root: Path, folder: str, classes: Sequence[str]) -> FolderSource:
+    top = root / folder
+    files = [
+        (f"{folder}/{path}" if folder else path, size)
+        for name in _class_names(top)
+        for path, size in _images(top, name)
+    ]
+    source = FolderSource(root, files, classes, depth=1 if folder else 0)
+    if folder in ("", *SPLIT_FOLDERS["train"]) and (bare := set(range(len(classes))) - set(source.labels.tolist())):
+        raise BobError(
+            f"no image in {top / classes[min(bare)]}: add some ({', '.join(sorted(EXTENSIONS))}) or remove it"
+        )
+    return source
+
+
+def _images(top: Path, below: str) -> list[tuple[str, int]]:
+    """Path below `top`, with "/", and size of every image in a folder and its folders, sorted."""
+    found = []
+    with os.scandir(top / below) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            path = f"{below}/{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                found += _images(top, path)
+            elif Path(entry.name).suffix.lower() in EXTENSIONS:
+                found.append((path, entry.stat().st_size))
+    return found

@@ -1,0 +1,208 @@
+"""From a source to batches of numpy arrays, on Grain: deterministic, and resumable at any step.
+
+What is in a batch is a pure function of (seed, step), whatever the number of worker processes, hosts or restarts; so
+the position of a loader is the number of the next step, and nothing else needs to be saved.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+import grain
+import numpy as np
+from absl import flags
+
+from bob_jax.data.arrays import ArraySource
+from bob_jax.data.base import Source
+from bob_jax.data.decode import CorruptImage
+from bob_jax.data.subset import Subset
+from bob_jax.data.transforms import Transform
+from bob_jax.errors import BobError
+
+MANY = 10_000  # images from which starting worker processes pays off
+MOST_WORKERS = 16
+
+
+class Batch(TypedDict):
+    """A batch, or one process's part of it.
+
+    image: [B, H, W, 3] uint8.
+    label: [B] int32, or [B, C] float32.
+    mask: [B] bool; false where a row only fills the batch, or its image could not be decoded.
+    index: [B] int32, position in the source; -1 in a row that only fills the batch.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    mask: np.ndarray
+    index: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """Example number `position` of the stream; what a worker process runs."""
+
+    source: Source
+    transform: Transform
+    label_shape: tuple[int, ...]
+    label_dtype: np.dtype
+    seed: int
+    skip_corrupt: bool
+
+    def __call__(self, position: int, index: int) -> dict[str, Any]:
+        if index < 0:
+            return self._blank(index)
+        try:
+            example = self.source[index]
+        except CorruptImage:
+            if self.skip_corrupt:
+                return self._blank(index)
+            raise
+        rng = np.random.default_rng((self.seed, position // len(self.source), index))
+        return {
+            "image": self.transform(example["image"], rng),
+            "label": np.asarray(example["label"], self.label_dtype),
+            "mask": np.bool_(True),
+            "index": np.int32(index),
+        }
+
+    def _blank(self, index: int) -> dict[str, Any]:
+        side = self.transform.size
+        return {
+            "image": np.zeros((side, side, 3), np.uint8),
+            "label": np.zeros(self.label_shape, self.label_dtype),
+            "mask": np.bool_(False),
+            "index": np.int32(index),
+        }
+
+
+class Loader:
+    """Batches of a source.
+
+    Training (`shuffle=True`): every batch is full; an epoch's end and the next one's beginning share a batch, and each
+    epoch has an order of its own. Evaluation (`shuffle=False`): the source's order; the last batch of an epoch is
+    filled with blank rows, so that no example is dropped and every process makes the same number of steps.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Transform,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool,
+        epochs: int | None,
+        num_workers: int | None = None,
+        process_index: int = 0,
+        process_count: int = 1,
+        skip_corrupt: bool = False,
+    ):
+        """
+        Args:
+            source: the examples.
+            transform: what is done to each image; its generator is seeded with (seed, epoch, position in the source).
+            batch_size: of all processes together.
+            seed: of order and transforms.
+            shuffle: whether this is training.
+            epochs: how many; None never ends.
+            num_workers: processes that read and transform; 0 does it in threads of this one; None decides by the size
+                of the work and the machine.
+            process_index: which part of each batch is wanted.
+            process_count: number of parts.
+            skip_corrupt: whether an image that cannot be decoded becomes a row with mask false, instead of an error.
+
+        Raises:
+            BobError: an empty source, or a batch that does not divide into parts.
+        """
+        if not len(source):
+            raise BobError("the split is empty: a loader needs at least one image")
+        if batch_size < 1 or batch_size % process_count:
+            raise BobError(f"batch size {batch_size} does not divide among {process_count} processes: use a multiple")
+        self.source = source
+        self.transform = transform
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epochs = epochs
+        self.num_workers = _default_workers(source) if num_workers is None else num_workers
+        self.process_index = process_index
+        self.process_count = process_count
+        self.skip_corrupt = skip_corrupt
+        self._skipped: dict[str, None] = {}  # in the order met
+
+    def __len__(self) -> int:
+        """Steps in which every example is seen once; in training the last of them may reach into the next epoch."""
+        return -(-len(self.source) // self.batch_size)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Ids of the images that could not be decoded, among this process's rows so far."""
+        return tuple(self._skipped)
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """This process's part of every batch from `start_step` on; reaching it costs nothing.
+
+        Raises:
+            CorruptImage: an image cannot be decoded and `skip_corrupt` is not set.
+            BobError: a worker process died.
+        """
+        iterator = iter(self._dataset(start_step))
+        try:
+            while True:
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    if "terminated unexpectedly" not in str(error):
+                        raise
+                    raise BobError(f"a data worker died ({error}); if memory ran out, use fewer num_workers") from error
+                for index in batch["index"][~batch["mask"] & (batch["index"] >= 0)]:
+                    self._skipped[self.source.ids[index]] = None
+                yield batch
+        finally:
+            iterator.close()
+
+    def _dataset(self, start_step: int) -> grain.IterDataset:
+        labels = self.source.labels
+        read = _Read(self.source, self.transform, labels.shape[1:], labels.dtype, self.seed, self.skip_corrupt)
+        positions = self._positions().map_with_index(read).batch(self.batch_size // self.process_count)
+        stop = len(positions) if self.epochs is None else self._steps() * self.process_count
+        start = start_step * self.process_count + self.process_index
+        mine = positions[start : max(start, stop) : self.process_count]
+        if self.num_workers == 0:
+            threads = min(8, _cpus())
+            return mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+        if not flags.FLAGS.is_parsed():  # Grain reads its own flags; outside of absl.app nobody parses any
+            flags.FLAGS.mark_as_parsed()
+        one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        workers = grain.MultiprocessingOptions(num_workers=self.num_workers, per_worker_buffer_size=1)
+        return mine.to_iter_dataset(one).mp_prefetch(workers)
+
+    def _positions(self) -> grain.MapDataset:
+        """The endless stream of positions in the source; -1 where a row only fills a batch."""
+        size = len(self.source)
+        if self.shuffle:
+            # Grain shuffles epoch e with seed + e: spread the seeds, or seed 1 would be seed 0 an epoch later.
+            seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
+            return grain.MapDataset.range(size).shuffle(seed=seed).repeat()
+        rows = len(self) * self.batch_size
+        return grain.MapDataset.range(rows).map(lambda row: row if row < size else -1).repeat()
+
+    def _steps(self) -> int:
+        assert self.epochs is not None
+        return -(-self.epochs * len(self.source) // self.batch_size) if self.shuffle else self.epochs * len(self)
+
+
+def _default_workers(source: Source) -> int:
+    while isinstance(source, Subset):
+        source = source.parent
+    if isinstance(source, ArraySource) or len(source) < MANY:
+        return 0
+    return min(MOST_WORKERS, _cpus() - 1)
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

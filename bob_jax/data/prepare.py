@@ -1,0 +1,166 @@
+"""What is there of the data sets, and whether it is whole: what `bob data list` and `bob data check` show."""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from bob_jax.data import catalog
+from bob_jax.data.base import Dataset, Source
+from bob_jax.data.catalog import prepare
+from bob_jax.data.decode import CorruptImage
+from bob_jax.data.subset import balanced
+
+__all__ = ["available", "check", "prepare"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Availability:
+    """One line of the list of data sets.
+
+    Attributes:
+        card: what the catalogue knows of it.
+        ready: it can be loaded now, without fetching anything.
+        place: its folder, where it has one.
+    """
+
+    card: catalog.DatasetCard
+    ready: bool
+    place: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitReport:
+    """What a split holds.
+
+    Attributes:
+        images: how many there are.
+        expected: how many the card says, together with the split that was cut from it; None where it says nothing.
+        smallest_class, largest_class: images of the smallest and the largest class.
+        decoded: how many were read and decoded.
+        corrupt: ids of those that could not be.
+    """
+
+    images: int
+    expected: int | None
+    smallest_class: int
+    largest_class: int
+    decoded: int
+    corrupt: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a check of a data set found.
+
+    Attributes:
+        name: of the data set.
+        classes: how many it has.
+        splits: each split's report.
+        duplicates: ids of images with equal pixels in different splits: (split, id, other split, its id).
+        problems: one line each; none when all is well.
+    """
+
+    name: str
+    classes: int
+    splits: dict[str, SplitReport]
+    duplicates: tuple[tuple[str, str, str, str], ...]
+    problems: tuple[str, ...]
+
+
+def available(root: Path | None = None) -> list[Availability]:
+    """Every data set of the catalogue, and whether it is there."""
+    lines = []
+    for name, card in catalog.CARDS.items():
+        place = catalog.locate(name, root)
+        lines.append(Availability(card, place is not None or isinstance(card.source, catalog.Embedded), place))
+    return lines
+
+
+def check(name: str, root: Path | None = None, sample: int | None = None) -> Report:
+    """Reads a data set as a run would, and compares it with its card.
+
+    Args:
+        name: in the catalogue, or `folder:PATH`.
+        root: where data sets are kept.
+        sample: decodes at most so many images of each split, class-balanced; all when None. Duplicates are only found
+            among decoded images.
+
+    Raises:
+        BobError: the data set is not there.
+    """
+    dataset = catalog.load(name, root=root)
+    card = catalog.CARDS.get(name)
+    reports, pixels = {}, {}
+    for split, source in dataset.splits.items():
+        reports[split], pixels[split] = _read(source, _expected(card, split), len(dataset.classes), sample)
+    duplicates = _duplicates(pixels)
+    return Report(name, len(dataset.classes), reports, duplicates, tuple(_problems(dataset, card, reports, duplicates)))
+
+
+def _expected(card: catalog.DatasetCard | None, split: str) -> int | None:
+    """Size of a split by the card; of a hold-out and its rest only the sum is known, and stands at train."""
+    return card.sizes.get(split) if card else None
+
+
+def _read(source: Source, expected: int | None, classes: int, sample: int | None) -> tuple[SplitReport, dict[str, str]]:
+    """The report of a split, and the hash of the pixels of each decoded image by id."""
+    some = source if sample is None else balanced(source, sample)
+    hashes: dict[str, str] = {}
+    corrupt = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for index, digest in enumerate(pool.map(lambda index: _pixels(some, index), range(len(some)))):
+            if digest is None:
+                corrupt.append(some.ids[index])
+            else:
+                hashes[some.ids[index]] = digest
+    counts = np.bincount(source.labels, minlength=classes)
+    report = SplitReport(
+        len(source), expected, int(counts.min()), int(counts.max()), len(some) - len(corrupt), tuple(corrupt)
+    )
+    return report, hashes
+
+
+def _pixels(source: Source, index: int) -> str | None:
+    try:
+        image = source[index]["image"]
+    except CorruptImage:
+        return None
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def _duplicates(pixels: dict[str, dict[str, str]]) -> tuple[tuple[str, str, str, str], ...]:
+    seen: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)
+    for split, hashes in pixels.items():
+        for name, digest in hashes.items():
+            seen[digest].append((split, name))
+    pairs = (pair for found in seen.values() for pair in itertools.combinations(found, 2))
+    return tuple((*one, *other) for one, other in pairs if one[0] != other[0])
+
+
+def _problems(
+    dataset: Dataset,
+    card: catalog.DatasetCard | None,
+    reports: dict[str, SplitReport],
+    duplicates: tuple[tuple[str, str, str, str], ...],
+) -> Iterable[str]:
+    if card is not None and len(dataset.classes) != card.classes:
+        yield f"{len(dataset.classes)} classes, expected {card.classes}"
+    for split, report in reports.items():
+        held_out = "validation" if split == "train" and card and "validation" not in card.sizes else None
+        images = report.images + (reports[held_out].images if held_out else 0)
+        if report.expected is not None and images != report.expected:
+            yield f"{split}: {images} images, expected {report.expected}"
+        if report.smallest_class == 0:
+            yield f"{split}: a class without images"
+        if report.corrupt:
+            yield f"{split}: {len(report.corrupt)} images cannot be decoded, first {report.corrupt[0]}"
+    if duplicates:
+        split, name, other, twin = duplicates[0]
+        yield f"{len(duplicates)} images are also in another split, first {name} ({split}) as {twin} ({other})"
