@@ -1,5 +1,6 @@
 """Boards and grids as pictures, PNG and SVG: who is best and how sure, and what the hyper-parameters did."""
 
+import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from bob_jax.errors import BobError
 from bob_jax.results.boards import Board
+from bob_jax.results.files import write_whole
 from bob_jax.results.record import Record
 from bob_jax.results.table import score_format
 
@@ -229,13 +230,7 @@ def _envelope(record: Record, key: str, higher: bool) -> dict[float, float]:
 def _save(figure: Figure, prefix: str | Path) -> list[Path]:
     files = [Path(f"{prefix}.{kind}") for kind in ("png", "svg")]
     for file in files:
-        partial = file.with_name(f".{file.name}.tmp{file.suffix}")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(partial, dpi=200, metadata={"Date": None} if file.suffix == ".svg" else None)
-            partial.replace(file)
-        except OSError as error:
-            raise BobError(f"cannot write {file}: {error.strerror or error}; give another path") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        kind, content = file.suffix[1:], io.BytesIO()
+        figure.savefig(content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+        write_whole(file, content.getvalue())
     return files

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bob_jax.errors import BobError
+from bob_jax.results.files import write_whole
 from bob_jax.results.record import Failure, Record, failure_from_json, record_from_json, to_json
 
 FAILED = ".failed.json"
@@ -43,7 +44,7 @@ class Store:
             BobError: it cannot be made or written.
         """
         probe = self.folder / f".{secrets.token_hex(8)}.tmp"
-        _write(probe, b"")
+        write_whole(probe, b"")
         probe.unlink()
 
     def write(self, record: Record, per_example: Mapping[str, np.ndarray]) -> None:
@@ -60,9 +61,9 @@ class Store:
         text, examples = to_json(record), _pack(per_example)
         examples_path = self._examples_path(record.cell.id)
         fresh = not self.exists(record.cell.id)
-        _write(examples_path, examples)
+        write_whole(examples_path, examples)
         try:
-            _write(self._record_path(record.cell.id), text.encode())
+            write_whole(self._record_path(record.cell.id), text.encode())
         except BaseException:
             if fresh:
                 examples_path.unlink(missing_ok=True)
@@ -110,7 +111,7 @@ class Store:
         Raises:
             BobError: the folder cannot be written.
         """
-        _write(self._failure_path(failure.cell.id), to_json(failure).encode())
+        write_whole(self._failure_path(failure.cell.id), to_json(failure).encode())
 
     def failures(self) -> list[Failure]:
         """Cells that raised and have no record since, in the order of their ids.
@@ -162,36 +163,6 @@ def _pack(per_example: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The file, whole and on disk, or an error and no file."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        _sync(path.parent)
-    except OSError as error:
-        raise BobError(
-            f"cannot write {path}: {error.strerror or error}; free space there or give another folder"
-        ) from error
-
-
-def _sync(folder: Path) -> None:
-    """Makes the renaming itself survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(path: Path) -> str:

@@ -247,12 +247,12 @@ def test_a_killed_writer_leaves_no_record(tmp_path):
         sys.path.insert(0, {TESTS!r})
         from synthetic_records import simulate
         from bob_jax.results import store
-        real = store._write
+        real = store.write_whole
         def write(path, content):
             if path.suffix == ".json":
                 os.kill(os.getpid(), signal.SIGKILL)
             real(path, content)
-        store._write = write
+        store.write_whole = write
         store.Store({str(tmp_path)!r}).write(*simulate(n=20))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)

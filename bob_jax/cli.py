@@ -1,0 +1,185 @@
+"""The `bob` command: what came out, who competes, on which data. Runs themselves are started by `main.py`."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bob_jax import __version__
+from bob_jax.errors import BobError, unknown_name
+from bob_jax.terminal import draw, print_facts, print_json, print_table
+
+# Each command imports what it needs when it runs, so that `bob --help` answers at once.
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line.
+
+    Args:
+        argv: arguments; those of the process by default.
+
+    Returns:
+        Exit code: 0, 1 when a check found problems, 2 for a mistake that one line on stderr explains, 130 after Ctrl-C.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bob", description="Battle of the Backbones in JAX.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"bob_jax {__version__}")
+    parser.set_defaults(run=lambda _: print(parser.format_help(), end="") or 0)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_results(commands)
+    _add_backbones(commands)
+    _add_data(commands)
+    return parser
+
+
+def _add_results(commands: Any) -> None:
+    command = _add(commands, "results", _results, "who is best, per data set and protocol, with intervals and ties")
+    command.add_argument("folder", nargs="?", default="results", help="folder of records, or of such folders (results)")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print CSV, nothing rounded")
+    form.add_argument("--json", action="store_true", help="print JSON, nothing rounded")
+    command.add_argument("--plot", metavar="PREFIX", help="also draw PREFIX.png/.svg and PREFIX-curves.png/.svg")
+
+
+def _add_backbones(commands: Any) -> None:
+    command = _add(commands, "backbones", _backbones, "the zoo: all cards, or one of them whole")
+    command.add_argument("name", nargs="?", help="show this card")
+    command.add_argument("--method", help="only this pretraining method")
+    command.add_argument("--architecture", help="only this architecture")
+    command.add_argument("--licence", help="only weights under this licence")
+    command.add_argument("--max-parameters", type=float, metavar="M", help="only up to this many million parameters")
+    command.add_argument("--commercial", action="store_true", help="only weights that may be used commercially")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_data(commands: Any) -> None:
+    command = _add(commands, "data", _data_list, "the data sets: what there is, fetch one, check one")
+    command.set_defaults(root=None, json=False)
+    actions = command.add_subparsers(title="actions", metavar="ACTION")
+    listing = _add(actions, "list", _data_list, "all data sets, and which of them are there (also without an action)")
+    prepare = _add(actions, "prepare", _data_prepare, "fetch a data set and make it ready to load")
+    check = _add(actions, "check", _data_check, "read a data set as a run would; exit code 1 on problems")
+    prepare.add_argument("name", help="in the catalogue")
+    check.add_argument("name", help="in the catalogue, or folder:PATH")
+    for action in (listing, prepare, check):
+        action.add_argument("--root", type=Path, help="where data sets are kept ($BOB_CACHE/data)")
+    for action in (listing, check):
+        action.add_argument("--json", action="store_true", help="print JSON")
+    check.add_argument("--sample", type=int, metavar="N", help="decode only N images of each split")
+
+
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+    command.set_defaults(run=run)
+    return command
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    from bob_jax.results import boards, store, table
+
+    stores = store.stores_in(arguments.folder)
+    home = {record.cell.id: (record, place) for place in stores for record in place.read_all()}
+    failures = [failure for place in stores for failure in place.failures()]
+    for failure in failures:
+        print(f"failed: {failure.cell.id}: {failure.error}", file=sys.stderr)
+    if not home:
+        raise BobError(f"no record in '{arguments.folder}': `python main.py --config=configs/digits.py` makes some")
+    records = [record for record, _ in home.values()]
+    found = boards.boards(records, lambda cell_id: home[cell_id][1].per_example(cell_id))
+    if arguments.json:
+        print(table.to_json(found, failures), end="")
+    elif arguments.csv:
+        print(table.to_csv(found), end="")
+    else:
+        draw(table.tables(found))
+    if arguments.plot:
+        from bob_jax.results import plot
+
+        for file in plot.scores(found, arguments.plot) + plot.curves(found, records, f"{arguments.plot}-curves"):
+            print(f"drew {file}", file=sys.stderr)
+    return 0
+
+
+def _backbones(arguments: argparse.Namespace) -> int:
+    from bob_jax.backbones import zoo
+
+    if arguments.name:
+        card = dataclasses.asdict(zoo.card(arguments.name))
+        print_json(card) if arguments.json else print_facts(card)
+        return 0
+    cards = list(zoo.CARDS.values())
+    for field in ("method", "architecture", "licence"):
+        wanted = getattr(arguments, field)
+        if wanted is not None:
+            if wanted not in (known := {getattr(card, field) for card in zoo.CARDS.values()}):
+                raise unknown_name(field, wanted, known)
+            cards = [card for card in cards if getattr(card, field) == wanted]
+    if arguments.max_parameters is not None:
+        cards = [card for card in cards if card.parameters <= arguments.max_parameters]
+    if arguments.commercial:
+        cards = [card for card in cards if card.commercial]
+    if arguments.json:
+        print_json([dataclasses.asdict(card) for card in cards])
+        return 0
+    columns = ("name", "architecture", "method", "data", "parameters", "feature_dim", "licence", "commercial")
+    print_table(columns, ([getattr(card, column) for column in columns] for card in cards))
+    return 0
+
+
+def _data_list(arguments: argparse.Namespace) -> int:
+    from bob_jax.data import prepare
+
+    found = prepare.available(arguments.root)
+    if arguments.json:
+        lines = [dict(vars(one.card), ready=one.ready, place=one.place and str(one.place)) for one in found]
+        for line in lines:
+            del line["source"]  # how it is read: functions, no data
+        print_json(lines)
+        return 0
+    columns = ("name", "title", "classes", "sizes", "metric", "licence", "ready")
+    print_table(columns, ([*(getattr(one.card, column) for column in columns[:-1]), one.ready] for one in found))
+    return 0
+
+
+def _data_prepare(arguments: argparse.Namespace) -> int:
+    from bob_jax.data import prepare
+
+    place = prepare.prepare(arguments.name, arguments.root)
+    print(f"{arguments.name} is ready" + (f" in {place}" if place else ""))
+    return 0
+
+
+def _data_check(arguments: argparse.Namespace) -> int:
+    from bob_jax.data import prepare
+
+    report = prepare.check(arguments.name, arguments.root, arguments.sample)
+    if arguments.json:
+        print_json(report)
+        return 1 if report.problems else 0
+    columns = ("images", "expected", "smallest_class", "largest_class", "decoded")
+    print_table(
+        ("split", *columns),
+        ([name, *(getattr(split, column) for column in columns)] for name, split in report.splits.items()),
+    )
+    for problem in report.problems:
+        print(problem)
+    print(f"{report.name}: {len(report.problems)} problems" if report.problems else f"{report.name} is whole")
+    return 1 if report.problems else 0
