@@ -1,8 +1,8 @@
 """What a run tells: metrics as JSON lines in a file, and a progress bar, or plain lines where no terminal is."""
 
+import datetime
 import json
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -54,7 +54,7 @@ class Progress:
 
     def __init__(self, description: str, start_step: int, total_steps: int) -> None:
         self._description, self._total = description, total_steps
-        self._start, self._began = start_step, time.monotonic()
+        self._start = start_step
         self._bar: Any = None
         self._shown = jax.process_index() == 0
 
@@ -87,14 +87,13 @@ class Progress:
             self._bar.update(self._task, completed=step)
 
     def report(self, row: Mapping[str, Any]) -> None:
-        """Shows metrics and rate."""
+        """Shows the metrics of a report, and the time left at its rate."""
         if not self._shown:
             return
-        step = row["step"]
-        rate = (step - self._start) / max(time.monotonic() - self._began, 1e-9)
-        metrics = " ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
+        step, rate = row["step"], row["steps_per_second"]
+        metrics = " ".join(f"{name} {row[name]:.4g}" for name in row if name not in ("step", "steps_per_second"))
         if self._bar is not None:
             self._bar.update(self._task, completed=step, rate=f"{rate:.3g} steps/s", metrics=metrics)
             return
-        left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / rate)) if rate else "-:--:--"
-        print(f"{self._description} {step}/{self._total} {rate:.3g} steps/s, {left} left: {metrics}", file=sys.stderr)
+        left = datetime.timedelta(seconds=round((self._total - step) / rate))
+        print(f"{self._description} {step}/{self._total}, {rate:.3g} steps/s, {left} left: {metrics}", file=sys.stderr)

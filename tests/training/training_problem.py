@@ -1,4 +1,4 @@
-"""A small problem for the tests of the training room: a net with every kind of state, data that are a function of the step.
+"""A small problem for the tests of the training room: a net with every kind of state, and data from the step alone.
 
 Also a program, for what needs a process of its own: `python training_problem.py '{"folder": ..., "steps": ...}'` trains
 and writes all parameters, the loss of every step and the cost beside the checkpoints.
@@ -41,7 +41,7 @@ class Net(nnx.Module):
     """[B, 16] -> [B, 5]. Widths of 64 make the kernels large enough to be sharded."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.stem = nnx.Linear(FEATURES, WIDTH, rngs=rngs)
+        self.stem = nnx.Linear(FEATURES, WIDTH, use_bias=False, rngs=rngs)  # BatchNorm would cancel it
         self.norm = nnx.BatchNorm(WIDTH, momentum=0.9, use_fast_variance=False, rngs=rngs)
         self.blocks = nnx.List([nnx.Linear(WIDTH, WIDTH, rngs=rngs) for _ in range(2)])
         self.head = nnx.Linear(WIDTH, CLASSES, rngs=rngs)
