@@ -1,13 +1,14 @@
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from synthetic_records import ENVIRONMENT, simulate
 
 import bob_jax
@@ -176,8 +177,6 @@ def test_data_is_prepared_and_checked(capsys):
 
 
 def test_data_with_problems_exits_with_one(tmp_path, capsys):
-    from PIL import Image
-
     for split in ("train", "validation", "test"):
         for name in ("cat", "dog"):
             (tmp_path / split / name).mkdir(parents=True)
@@ -191,25 +190,25 @@ def test_data_with_problems_exits_with_one(tmp_path, capsys):
     assert "cannot be decoded" in capsys.readouterr().out
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(results):
-    """`bob results | head -0`: the pipe is closed before anything is written."""
-    command = f"{BOB} results {results} --json | true; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert done.stdout == "0\n"
-    assert "Traceback" not in done.stderr
-    assert "Broken" not in done.stderr
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_a_reader_that_has_seen_enough_is_no_error(results, form):
+    """As in `bob results | head`, with the pipe closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([BOB, "results", results / "pets", form], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_ctrl_c_is_quiet(tmp_path):
     """Interrupted while it waits for a record that never comes."""
-    import os
-
     os.mkfifo(tmp_path / "slow.json")
-    with subprocess.Popen([BOB, "results", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        with (tmp_path / "slow.json").open("wb"):  # opens as soon as the command reads
-            time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+    with (
+        subprocess.Popen([BOB, "results", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+        (tmp_path / "slow.json").open("wb"),  # opens as soon as the command reads
+    ):
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, b"", b"")
 
 

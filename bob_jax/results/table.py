@@ -55,7 +55,7 @@ def _table(board: Board) -> Table:
         table.add_row(
             _rank(row, board),
             row.backbone,
-            _or_dash(row.parameters, lambda millions: f"{millions:.1f} M"),
+            _or_dash(row.parameters, lambda millions: f"{millions:.3g} M"),
             show(row.value),
             f"[{show(row.low)}, {show(row.high)}]",
             f"{row.n}",

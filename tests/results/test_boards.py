@@ -36,7 +36,7 @@ def test_best_first_with_everything_from_the_records():
 
 
 def test_a_tie_is_a_paired_difference_that_includes_zero():
-    made = [simulate(f"b{i}", accuracy=accuracy, n=600) for i, accuracy in enumerate((0.8, 0.795, 0.77, 0.7, 0.6))]
+    made = [simulate(f"b{i}", accuracy=accuracy, n=600) for i, accuracy in enumerate((0.8, 0.795, 0.75, 0.7, 0.6))]
     found = board_of(*made)
     outputs = {done.cell.backbone: out for done, out in made}
     for row in found.rows:
