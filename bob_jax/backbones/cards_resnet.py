@@ -1,0 +1,170 @@
+"""Cards of the ResNets and of CLIP's ResNets. Preprocessing is the publishers', else timm's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, Card, Preprocessing, WeightSource
+
+R18 = {"stages": (2, 2, 2, 2), "block": "basic"}
+R50 = {"stages": (3, 4, 6, 3)}
+R101 = {"stages": (3, 4, 23, 3)}
+X4 = {"stages": (4, 6, 10, 6), "width": 80, "input_size": 288}
+X16 = {"stages": (6, 8, 18, 8), "width": 96, "input_size": 384}
+X64 = {"stages": (3, 15, 36, 10), "width": 128, "input_size": 448}
+
+RSB_INPUT = Preprocessing(crop_pct=0.95)
+RSB_176_INPUT = Preprocessing(input_size=176, crop_pct=0.9)
+TORCHVISION_INPUT = Preprocessing(crop_pct=0.875, interpolation="bilinear")
+TORCHVISION_176_INPUT = Preprocessing(input_size=176, crop_pct=0.875, interpolation="bilinear")
+DINO_INPUT = Preprocessing(crop_pct=0.875)
+
+FACEBOOK = "https://dl.fbaipublicfiles.com"
+
+
+def _resnet(
+    name: str,
+    source: WeightSource,
+    arguments: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    parameters: float,
+    *,
+    method: str,
+    licence: str,
+    scores: Mapping[str, str],
+    commercial: bool = True,
+    table: str = "timm_resnet",
+    notes: str = "",
+) -> Card:
+    return Card(
+        name=name,
+        architecture="resnet",
+        arguments={"input_size": preprocessing.input_size, **arguments},
+        table=table,
+        method=method,
+        data="ImageNet-1k",
+        source=source,
+        licence=licence,
+        commercial=commercial,
+        preprocessing=preprocessing,
+        parameters=parameters,
+        feature_dim=512 if arguments.get("block") == "basic" else 2048,
+        pooling="mean",
+        scores=scores,
+        notes=notes,
+    )
+
+
+def _supervised() -> list[Card]:
+    """ResNet strikes back (arXiv 2110.00476; a1, a2, a1h) and torchvision's first (tv) and second (tv2) weights."""
+    rsb, torchvision = "apache-2.0", "bsd-3-clause"
+    rows = (
+        ("resnet18_in1k", "resnet18.a1_in1k", R18, RSB_INPUT, 11.2, rsb, "71.50"),
+        ("resnet18_tv_in1k", "resnet18.tv_in1k", R18, TORCHVISION_INPUT, 11.2, torchvision, "69.75"),
+        ("resnet50_in1k", "resnet50.a1_in1k", R50, RSB_INPUT, 23.5, rsb, "80.38"),
+        ("resnet50_a1h_in1k", "resnet50.a1h_in1k", R50, RSB_176_INPUT, 23.5, rsb, "79.26"),
+        ("resnet50_a2_in1k", "resnet50.a2_in1k", R50, RSB_INPUT, 23.5, rsb, "79.83"),
+        ("resnet50_tv_in1k", "resnet50.tv_in1k", R50, TORCHVISION_INPUT, 23.5, torchvision, "76.16"),
+        ("resnet50_tv2_in1k", "resnet50.tv2_in1k", R50, TORCHVISION_176_INPUT, 23.5, torchvision, "79.43"),
+        ("resnet101_a1_in1k", "resnet101.a1_in1k", R101, RSB_INPUT, 42.5, rsb, "81.49"),
+        ("resnet101_in1k", "resnet101.a1h_in1k", R101, RSB_INPUT, 42.5, rsb, "81.95"),
+        ("resnet101_tv_in1k", "resnet101.tv_in1k", R101, TORCHVISION_INPUT, 42.5, torchvision, "77.40"),
+        ("resnet101_tv2_in1k", "resnet101.tv2_in1k", R101, TORCHVISION_176_INPUT, 42.5, torchvision, "79.91"),
+    )
+    return [
+        _resnet(
+            name,
+            WeightSource(hub=f"timm/{tag}"),
+            arguments,
+            preprocessing,
+            parameters,
+            method="supervised",
+            licence=licence,
+            scores={"imagenet top-1": f"{top1} (timm results-imagenet.csv)"},
+            notes="Trained at 176 pixels, which is also its evaluation size."
+            if preprocessing.input_size == 176
+            else "",
+        )
+        for name, tag, arguments, preprocessing, parameters, licence, top1 in rows
+    ]
+
+
+def _self_supervised() -> list[Card]:
+    """DINO (arXiv 2104.14294), VICReg (2105.04906), MoCo v3 (2104.02057, 1000 epochs)."""
+    return [
+        _resnet(
+            "resnet50_dino",
+            WeightSource(url=f"{FACEBOOK}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"),
+            R50,
+            DINO_INPUT,
+            23.5,
+            method="dino",
+            licence="apache-2.0",
+            scores={
+                "imagenet knn": "67.5 (facebookresearch/dino README)",
+                "imagenet linear": "75.3 (facebookresearch/dino README)",
+            },
+        ),
+        _resnet(
+            "resnet50_vicreg",
+            WeightSource(url=f"{FACEBOOK}/vicreg/resnet50.pth"),
+            R50,
+            TORCHVISION_INPUT,
+            23.5,
+            method="vicreg",
+            licence="mit",
+            scores={"imagenet linear": "73.2 (facebookresearch/vicreg README)"},
+        ),
+        _resnet(
+            "resnet50_mocov3",
+            WeightSource(url=f"{FACEBOOK}/moco-v3/r-50-1000ep/r-50-1000ep.pth.tar"),
+            R50,
+            TORCHVISION_INPUT,
+            23.5,
+            method="mocov3",
+            licence="cc-by-nc-4.0",
+            commercial=False,
+            table="mocov3_resnet",
+            scores={"imagenet linear": "74.6 (facebookresearch/moco-v3 README)"},
+        ),
+    ]
+
+
+def _clip() -> list[Card]:
+    """CLIP (arXiv 2103.00020); the descriptor is the attention pool's output in the joint space of image and text."""
+    openai = "OpenAI, 400 M pairs"
+    rows: tuple[tuple[str, str, dict[str, Any], int, float, str], ...] = (
+        ("resnet50_clip", "resnet50_clip.openai", R50, 1024, 38.3, openai),
+        ("resnet50_clip_cc12m", "resnet50_clip.cc12m", R50, 1024, 38.3, "CC12M"),
+        ("resnet50_clip_yfcc15m", "resnet50_clip.yfcc15m", R50, 1024, 38.3, "YFCC15M"),
+        ("resnet101_clip", "resnet101_clip.openai", R101, 512, 56.3, openai),
+        ("resnet50x4_clip", "resnet50x4_clip.openai", X4, 640, 87.1, openai),
+        ("resnet50x16_clip", "resnet50x16_clip.openai", X16, 768, 167.3, openai),
+        ("resnet50x64_clip", "resnet50x64_clip.openai", X64, 1024, 420.4, openai),
+    )
+    return [
+        Card(
+            name=name,
+            architecture="clip_resnet",
+            arguments={"input_size": 224, **arguments, "projection_dim": projection},
+            table="timm_clip_resnet",
+            method="clip",
+            data=data,
+            source=WeightSource(hub=f"timm/{tag}"),
+            licence="mit",
+            commercial=True,
+            preprocessing=Preprocessing(
+                input_size=arguments.get("input_size", 224), crop_pct=1.0, mean=CLIP_MEAN, std=CLIP_STD
+            ),
+            parameters=parameters,
+            feature_dim=projection,
+            pooling="attention",
+            scores={"imagenet zero-shot": "59.82 (open_clip docs/openclip_results.csv)"}
+            if name == "resnet50_clip"
+            else {},
+            notes="The attention pool's positions belong to the native size and are resampled for others.",
+        )
+        for name, tag, arguments, projection, parameters, data in rows
+    ]
+
+
+RESNET_CARDS: tuple[Card, ...] = (*_supervised(), *_self_supervised(), *_clip())

@@ -1,0 +1,120 @@
+"""The zoo: every backbone by name, built from its card, with its weights."""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+from flax import nnx
+from jax.typing import DTypeLike
+
+from bob_jax.backbones import parameters
+from bob_jax.backbones.base import Backbone
+from bob_jax.backbones.card import Card
+from bob_jax.backbones.cards_random import RANDOM_CARDS
+from bob_jax.backbones.cards_resnet import RESNET_CARDS
+from bob_jax.backbones.cards_vit import VIT_CARDS
+from bob_jax.backbones.clip_resnet import CLIPResNet
+from bob_jax.backbones.resnet import ResNet
+from bob_jax.backbones.vit import ViT
+from bob_jax.errors import unknown_name
+
+ARCHITECTURES: dict[str, type[Backbone]] = {"vit": ViT, "resnet": ResNet, "clip_resnet": CLIPResNet}
+CARDS: dict[str, Card] = {card.name: card for card in (*VIT_CARDS, *RESNET_CARDS, *RANDOM_CARDS)}
+INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
+
+
+class Loaded(NamedTuple):
+    """A backbone with its weights.
+
+    Attributes:
+        module: ready for evaluation.
+        weights_sha256: digest that identifies the weights: of all parameters by name, or, for a random twin, of what
+            they follow from (architecture, arguments, seed).
+    """
+
+    module: Backbone
+    weights_sha256: str
+
+
+def card(name: str) -> Card:
+    """The card of a backbone.
+
+    Raises:
+        BobError: no backbone has this name; the message names the nearest.
+    """
+    if name not in CARDS:
+        raise unknown_name("backbone", name, CARDS)
+    return CARDS[name]
+
+
+def names(*, architecture: str | None = None, method: str | None = None) -> list[str]:
+    """The names of all backbones, or of those with this architecture or pretraining method, in the zoo's order."""
+    return [
+        card.name
+        for card in CARDS.values()
+        if architecture in (None, card.architecture) and method in (None, card.method)
+    ]
+
+
+def build(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, seed: int = 0) -> Backbone:
+    """A backbone with fresh weights, whatever its card says of pretraining.
+
+    Args:
+        name: key in `CARDS`.
+        dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU. Parameters are float32.
+        drop_path: stochastic depth rate, used in training only.
+        seed: of the initialisation.
+
+    Raises:
+        BobError: unknown name.
+    """
+    known = card(name)
+    return ARCHITECTURES[known.architecture](**known.arguments, dtype=dtype, drop_path=drop_path, rngs=nnx.Rngs(seed))
+
+
+def skeleton(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0) -> Backbone:
+    """`build` without memory or computation: the parameters are `jax.ShapeDtypeStruct`."""
+    return nnx.eval_shape(lambda: build(name, dtype=dtype, drop_path=drop_path))
+
+
+def load(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, seed: int = 0) -> Loaded:
+    """A backbone with its pretrained weights, fetched and converted at the first call; a random twin from its seed.
+
+    Args:
+        name: key in `CARDS`.
+        dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU. Parameters are float32.
+        drop_path: stochastic depth rate, used in training only.
+        seed: of a random twin's initialisation; without meaning for pretrained weights.
+
+    Raises:
+        BobError: unknown name, or weights that can be neither fetched nor converted.
+    """
+    known = card(name)
+    if known.source is None:
+        return Loaded(build(name, dtype=dtype, drop_path=drop_path, seed=seed), _random_digest(known, seed))
+    from converters import cache  # lazily: a random twin needs no converter
+
+    arrays, receipt = cache.load(known)
+    module = skeleton(name, dtype=dtype, drop_path=drop_path)
+    parameters.assign(module, arrays, where=str(cache.path_of(known)))
+    return Loaded(module, receipt.weights_sha256)
+
+
+def weights_sha256(name: str, *, seed: int = 0) -> str:
+    """The `Loaded.weights_sha256` of a backbone, from the receipt alone where its weights are converted already.
+
+    Raises:
+        BobError: as `load`.
+    """
+    known = card(name)
+    if known.source is None:
+        return _random_digest(known, seed)
+    from converters import cache
+
+    receipt = cache.read_receipt(known) or cache.load(known)[1]
+    return receipt.weights_sha256
+
+
+def _random_digest(known: Card, seed: int) -> str:
+    origin = [INITIALISATION_VERSION, known.architecture, dict(known.arguments), seed]
+    return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
