@@ -26,13 +26,17 @@ CSV_COLUMNS = (
 
 def tables(boards: Sequence[Board]) -> Group:
     """The boards for `rich.print`, one table each, the tied with the best in bold."""
-    parts: list[Table | Text] = []
-    for board in boards:
-        parts += [_table(board), Text()]
-    note = "= tied with the best: the 95 % interval of the difference, on the same test examples, includes 0"
-    if any(row.evidence == "overlap" for board in boards for row in board.rows):
-        note += "\n~ the same, but judged by overlap of the two intervals: examples missing or not the same"
-    return Group(*parts, Text(note, style="dim"))
+    parts: list[Table | Text] = [_table(board) for board in boards]
+    marks = {_rank(row, board)[0] for board in boards for row in board.rows}
+    if "=" in marks:
+        parts.append(
+            Text("= tied with the best: the 95 % interval of the difference on the same test images includes 0")
+        )
+    if "~" in marks:
+        parts.append(
+            Text("~ perhaps tied: the two intervals overlap; the same test images are not there to compare on")
+        )
+    return Group(*parts)
 
 
 def _table(board: Board) -> Table:
