@@ -116,8 +116,8 @@ def _supervised() -> list[Card]:
 
 def _self_supervised() -> list[Card]:
     """DINO (arXiv 2104.14294), MAE (2111.06377), MoCo v3 (2104.02057)."""
-    dino = {"method": "dino", "data": "ImageNet-1k"}
-    mae = {
+    dino: dict[str, Any] = {"method": "dino", "data": "ImageNet-1k"}
+    mae: dict[str, Any] = {
         "method": "mae",
         "data": "ImageNet-1k",
         "licence": "cc-by-nc-4.0",
@@ -125,7 +125,7 @@ def _self_supervised() -> list[Card]:
         "notes": "CLS is what the authors probe; their fine-tuning pools the mean of patches (the feature map's mean). "
         "k-NN is low (about 11 % on ImageNet for a 100-epoch ViT-B): a property of MAE.",
     }
-    moco = {
+    moco: dict[str, Any] = {
         "method": "mocov3",
         "data": "ImageNet-1k",
         "licence": "cc-by-nc-4.0",
@@ -243,8 +243,8 @@ def _clip() -> list[Card]:
     b16_quick, l14_quick = B | CLIP_QUICK, L | {"patch_size": 14} | CLIP_QUICK
     half = Preprocessing(crop_pct=1.0, mean=HALF, std=HALF)
     quick = "Trained with QuickGELU, x * sigmoid(1.702 x): exact GELU loads and computes another function."
-    openai = {"method": "clip", "data": "OpenAI, 400 M pairs", "notes": quick}
-    metaclip = {"method": "clip", "licence": "cc-by-nc-4.0", "commercial": False, "notes": quick}
+    openai: dict[str, Any] = {"method": "clip", "data": "OpenAI, 400 M pairs", "notes": quick}
+    metaclip: dict[str, Any] = {"method": "clip", "licence": "cc-by-nc-4.0", "commercial": False, "notes": quick}
     base = "vit_base_patch16_clip_224"
     openclip = "(open_clip docs/openclip_results.csv)"
     return [

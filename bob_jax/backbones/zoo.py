@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 from flax import nnx
@@ -18,7 +19,7 @@ from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.vit import ViT
 from bob_jax.errors import unknown_name
 
-ARCHITECTURES: dict[str, type[Backbone]] = {"vit": ViT, "resnet": ResNet, "clip_resnet": CLIPResNet}
+ARCHITECTURES: dict[str, Callable[..., Backbone]] = {"vit": ViT, "resnet": ResNet, "clip_resnet": CLIPResNet}
 CARDS: dict[str, Card] = {card.name: card for card in (*VIT_CARDS, *RESNET_CARDS, *RANDOM_CARDS)}
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 

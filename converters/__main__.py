@@ -1,0 +1,94 @@
+"""`python -m converters list | convert NAME | verify NAME`: the weights of the zoo, fetched, converted, verified."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from bob_jax.backbones import zoo
+from bob_jax.errors import BobError
+from bob_jax.terminal import print_table
+from converters import cache
+from converters.tables import TABLES
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BobError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line.
+
+    Args:
+        argv: arguments; those of the process by default.
+
+    Returns:
+        Exit code: 0, 1 when parity is not reached, 2 for a mistake that one line on stderr explains.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        code: int = arguments.run(arguments)
+        return code
+    except BobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m converters", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands.add_parser("list", help="all backbones with weights, and which are converted").set_defaults(run=_list)
+    for name, run, summary in (
+        ("convert", _convert, "fetch and convert, also where the cache has it already"),
+        ("verify", _verify, "convert, then compare with the original implementation (needs timm and torch)"),
+    ):
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument("name", help="backbone, e.g. vit_b16_clip")
+        command.add_argument("--from", dest="file", type=Path, metavar="FILE", help="its checkpoint on this machine")
+        command.add_argument("--table", help=f"key layout of FILE where it is not the card's: {', '.join(TABLES)}")
+        command.set_defaults(run=run)
+    return parser
+
+
+def _original(arguments: argparse.Namespace) -> cache.Original:
+    if arguments.table and not arguments.file:
+        raise BobError("--table says how FILE is laid out: give --from FILE too")
+    return cache.original_of(zoo.card(arguments.name), arguments.file, arguments.table)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    columns = ("name", "method", "data", "licence", "converted", "parity")
+    rows = []
+    for card in zoo.CARDS.values():
+        if card.source is not None:
+            receipt = cache.read_receipt(card)
+            parity = f"{max(receipt.parity.values()):.1e}" if receipt and receipt.parity else ""
+            rows.append([card.name, card.method, card.data, card.licence, receipt.date[:10] if receipt else "", parity])
+    print_table(columns, rows)
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    card = zoo.card(arguments.name)
+    _, receipt = cache.convert(card, _original(arguments))
+    print(f"{cache.path_of(card)}: converted from {receipt.source}, weights sha256 {receipt.weights_sha256}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from converters import parity
+
+    errors = parity.verify(zoo.card(arguments.name), _original(arguments))
+    rows = []
+    for stage, error in errors.items():
+        size, _, what = stage.partition(" ")
+        rows.append([size, what, f"{error:.2e}", "ok" if error <= parity.TOLERANCE else "TOO LARGE"])
+    print_table(("input", "stage", "relative error", f"limit {parity.TOLERANCE:.0e}"), rows)
+    return 0 if all(error <= parity.TOLERANCE for error in errors.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

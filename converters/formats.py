@@ -1,0 +1,117 @@
+"""Named numpy arrays from a checkpoint file: .safetensors, .npz, and PyTorch's .pth, .pt, .bin, .tar, .ckpt.
+
+A file is data, never a program: pickles are read by PyTorch's safe loader alone, .npz without pickles. A safetensors
+file needs no torch, whatever its dtypes.
+"""
+
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
+
+from bob_jax.errors import BobError
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint file by name; the keys of nested dictionaries are joined by dots.
+
+    Raises:
+        BobError: no such file, an unknown format, a damaged file, a pickle with code in it, or torch is missing.
+    """
+    if not path.is_file():
+        raise BobError(f"no checkpoint at {path}: give the path of an existing file")
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return read_safetensors(path)
+    if suffix == ".npz":
+        return _read_npz(path)
+    if suffix in TORCH_SUFFIXES:
+        return _read_torch(path)
+    known = ", ".join((".safetensors", ".npz", *TORCH_SUFFIXES))
+    raise BobError(f"{path}: unknown checkpoint format '{path.suffix}': known are {known}")
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file.
+
+    Raises:
+        BobError: the file is damaged.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def read_safetensors_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without reading its arrays.
+
+    Raises:
+        BobError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise BobError(f"{path} is a PyTorch file and PyTorch is not installed: pip install torch") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except pickle.UnpicklingError as error:
+        if "weights only" not in str(error).lower():  # the safe loader's own refusals all say so
+            raise _damaged(path, error) from error
+        raise BobError(
+            f"{path} holds more than tensors, and reading it could run code, so it is refused: take the publisher's "
+            f".safetensors file, or save its state dict alone, where you trust it ({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
+    return dict(_tensors(content, ""))
+
+
+def _tensors(content: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of nested dictionaries and lists with their dotted names."""
+    import torch
+
+    if isinstance(content, torch.Tensor):
+        # numpy has no bfloat16 of torch's; every narrower float is exact in float32
+        tensor = content.detach()
+        yield name, (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(content, Sequence) and not isinstance(content, str):
+        for index, value in enumerate(content):
+            yield from _tensors(value, f"{name}.{index}" if name else str(index))
+
+
+def _damaged(path: Path, error: Exception) -> BobError:
+    return BobError(f"{path} is damaged or not what its name says: delete it and fetch it again ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    """What an exception says, short enough for one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,188 @@
+"""The mapping engine: a table of rules turns named source arrays into named parameters, strict both ways.
+
+Nothing is matched by shape or by order, and nothing is dropped in silence: a source array is either mapped by exactly
+one rule or ignored by a pattern that says so, and every parameter of the architecture is filled exactly once. That is
+what `load_state_dict(strict=False)` does not give.
+"""
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from bob_jax.errors import BobError
+
+Transform = Callable[[np.ndarray], np.ndarray]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def identity(array: np.ndarray) -> np.ndarray:
+    """The array as it is."""
+    return array
+
+
+def linear(weight: np.ndarray) -> np.ndarray:
+    """PyTorch's Linear weight [out, in] as a kernel [in, out]."""
+    return weight.T
+
+
+def conv(weight: np.ndarray) -> np.ndarray:
+    """PyTorch's Conv2d weight [out, in, H, W] as a kernel [H, W, in, out]."""
+    return weight.transpose(2, 3, 1, 0)
+
+
+def merge_heads_out(kernel: np.ndarray) -> np.ndarray:
+    """A query, key or value kernel [width, heads, head_dim] as [width, heads * head_dim]."""
+    return kernel.reshape(kernel.shape[0], -1)
+
+
+def merge_heads_in(kernel: np.ndarray) -> np.ndarray:
+    """An attention output kernel [heads, head_dim, width] as [heads * head_dim, width]."""
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """All values in one row: biases kept per head."""
+    return array.reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    r"""One line of a table.
+
+    Attributes:
+        pattern: regular expression that matches whole source names.
+        target: dotted parameter path; `\1` and so on stand for the groups of the pattern.
+        transform: from the source's layout to ours.
+        part: (index, count) where `count` sources, joined along their last axis, make one parameter.
+    """
+
+    pattern: str
+    target: str
+    transform: Transform = identity
+    part: tuple[int, int] = (0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The key layout of one kind of checkpoint.
+
+    Attributes:
+        rules: how names map.
+        ignore: regular expressions of whole source names that are left out knowingly (heads, counters, other towers).
+    """
+
+    rules: tuple[Rule, ...]
+    ignore: tuple[str, ...] = ()
+
+    def prefixed(self, prefix: str, ignore: Iterable[str] = ()) -> "Table":
+        """The same layout under a prefix (a regular expression), with further names to ignore as they stand.
+
+        The prefix must have no capturing group of its own: it would shift the numbers in the targets.
+        """
+        rules = tuple(dataclasses.replace(rule, pattern=prefix + f"(?:{rule.pattern})") for rule in self.rules)
+        return Table(rules, (*(prefix + f"(?:{pattern})" for pattern in self.ignore), *ignore))
+
+
+def convert(arrays: Mapping[str, np.ndarray], table: Table, shapes: Shapes, *, what: str) -> dict[str, np.ndarray]:
+    """The parameters of an architecture, in float32, from the arrays of a checkpoint.
+
+    Args:
+        arrays: source arrays by name.
+        table: the checkpoint's key layout.
+        shapes: dotted path of every parameter of the architecture -> its shape.
+        what: the checkpoint, for messages.
+
+    Raises:
+        BobError: a name is matched by no rule or by several, a parameter is missing, filled twice or of another shape;
+            one error lists them all.
+    """
+    problems: dict[str, list[str]] = defaultdict(list)
+    parts: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    counts: dict[str, int] = {}
+    for name in arrays:
+        matches = [(rule, found) for rule in table.rules if (found := re.fullmatch(rule.pattern, name))]
+        ignored = any(re.fullmatch(pattern, name) for pattern in table.ignore)
+        if len(matches) + ignored != 1:
+            problems["matched by several rules" if matches else "not known to the table"].append(name)
+            continue
+        if ignored:
+            continue
+        rule, found = matches[0]
+        target, (index, count) = found.expand(rule.target), rule.part
+        if target not in shapes:
+            problems["not a parameter of this architecture"].append(name)
+        elif index in parts[target] or counts.setdefault(target, count) != count:
+            problems["filled twice"].append(target)
+        else:
+            value = _transformed(rule, arrays[name])
+            if value is None:
+                problems["of another rank than the table expects"].append(name)
+            else:
+                parts[target][index] = value
+    converted = _join(parts, counts, shapes, problems)
+    if problems:
+        listing = "; ".join(f"{problem}: {summarise(names)}" for problem, names in problems.items())
+        raise BobError(
+            f"{what} does not fit the architecture (a checkpoint of another model, or the wrong table): {listing}"
+        )
+    return converted
+
+
+def _transformed(rule: Rule, array: np.ndarray) -> np.ndarray | None:
+    """The array in our layout; None if it has not the number of axes that the transform works on."""
+    try:
+        return rule.transform(np.asarray(array))
+    except ValueError:
+        return None
+
+
+def _join(
+    parts: Mapping[str, Mapping[int, np.ndarray]],
+    counts: Mapping[str, int],
+    shapes: Shapes,
+    problems: dict[str, list[str]],
+) -> dict[str, np.ndarray]:
+    """Joins the parts of each parameter and checks its shape; adds what is wrong to `problems`."""
+    converted = {}
+    for target, shape in shapes.items():
+        found = parts.get(target, {})
+        if not found:
+            problems["missing in the checkpoint"].append(target)
+        elif len(found) != counts[target]:
+            problems["missing a part in the checkpoint"].append(target)
+        else:
+            ordered = [found[index] for index in sorted(found)]
+            joined = (*ordered[0].shape[:-1], sum(part.shape[-1] for part in ordered)) if len(ordered) > 1 else None
+            if joined and any(part.shape[:-1] != joined[:-1] for part in ordered):
+                problems["of parts that do not fit together"].append(target)
+                continue
+            value = np.concatenate(ordered, axis=-1) if joined else ordered[0]
+            if value.shape != shape:
+                problems[f"of shape {value.shape} where the architecture has {shape}"].append(target)
+            converted[target] = np.ascontiguousarray(value, dtype=np.float32)
+    return converted
+
+
+def summarise(names: Iterable[str]) -> str:
+    """All names, those that differ in their first number only as one: `blocks.{0-11}.norm1.scale`."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for name in names:
+        head, number, tail = re.fullmatch(r"(\D*)(\d*)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+        groups.setdefault((head, tail), []).extend([int(number)] if number else [])
+    return ", ".join(head + _ranges(numbers) + tail for (head, tail), numbers in groups.items())
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`[0, 1, 2, 5]` as `{0-2,5}`; a single number as itself."""
+    if len(numbers) < 2:
+        return "".join(map(str, numbers))
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return "{" + ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs) + "}"

@@ -1,0 +1,146 @@
+"""The original weights as a file on this machine: from the Hugging Face hub or from a URL, verified.
+
+What a source resolved to the first time is pinned (trust on first use): later fetches ask for that very commit, and
+bytes with another sha256 are an error, never a silent change of a competitor.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bob_jax.backbones.card import WeightSource
+from bob_jax.cache import cache_dir
+from bob_jax.errors import BobError
+from converters.download import download, sha256_of
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetched:
+    """A source that is on this machine.
+
+    Attributes:
+        path: the file.
+        sha256: its digest, in full.
+        commit: what the hub's revision resolved to; None for a URL.
+    """
+
+    path: Path
+    sha256: str
+    commit: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pin:
+    """What a source was when it was first fetched; kept as JSON in the `pins` folder of the weights cache."""
+
+    source: str
+    sha256: str
+    commit: str | None
+    date: str
+
+
+def address(source: WeightSource) -> str:
+    """The source in one word: its URL, or `hf://repository@revision/file`."""
+    return source.url or f"hf://{source.hub}@{source.revision}/{source.file}"
+
+
+def pin_path(source: WeightSource) -> Path:
+    """Where the pin of a source is kept. Deleting it accepts whatever the publisher offers now."""
+    return cache_dir("weights") / "pins" / (re.sub(r"[^\w.@-]+", "--", address(source)) + ".json")
+
+
+def fetch(source: WeightSource) -> Fetched:
+    """The file of a source: downloaded once, then from the cache, and the same bytes ever after.
+
+    Raises:
+        BobError: it cannot be reached, is gated, does not exist, or is not the file that was published or pinned.
+    """
+    pin = _read_pin(source)
+    if source.url:
+        path, commit = download(source.url, cache_dir("weights") / "sources", sha256=source.sha256), None
+    else:
+        path, commit = _fetch_hub(source, pin)
+    fetched = Fetched(path, sha256_of(path), commit)
+    _check_blob(fetched)
+    if source.sha256 and not fetched.sha256.startswith(source.sha256.lower()):
+        raise BobError(
+            f"{path} has sha256 {fetched.sha256} where the card of {address(source)} says {source.sha256}: "
+            "delete the file to fetch it again"
+        )
+    if pin is None:
+        _write_pin(source, fetched)
+    elif pin.sha256 != fetched.sha256:
+        raise BobError(
+            f"{address(source)} has sha256 {fetched.sha256} where it had {pin.sha256} on {pin.date}, when it was first "
+            f"fetched: the publisher changed it or the file is damaged; to accept what is there now, delete "
+            f"{pin_path(source)}, or to fetch again, delete {path}"
+        )
+    return fetched
+
+
+def _fetch_hub(source: WeightSource, pin: Pin | None) -> tuple[Path, str]:
+    """The file in the hub's own cache, and the commit that it belongs to."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    endpoint = os.environ.get("HF_ENDPOINT")
+    page = f"{endpoint or DEFAULT_ENDPOINT}/{source.hub}"
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    revision = pin.commit if pin and pin.commit else source.revision
+    try:
+        path = huggingface_hub.hf_hub_download(
+            source.hub or "", source.file, revision=revision, endpoint=endpoint, local_files_only=offline
+        )
+    except errors.GatedRepoError as error:
+        raise BobError(f"{page} is gated: accept its licence there, run `hf auth login`, and start again") from error
+    except errors.RevisionNotFoundError as error:
+        hint = f"it was pinned; to accept what is there now, delete {pin_path(source)}" if pin else "correct the card"
+        raise BobError(f"{page} has no revision {revision}: {hint}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise BobError(f"{page} does not exist, or is private: run `hf auth login` if you have access") from error
+    except errors.LocalEntryNotFoundError as error:
+        reason = "HF_HUB_OFFLINE is set and the file is not in the hub's cache" if offline else "no connection"
+        raise BobError(
+            f"could not fetch {address(source)} ({reason}): fetch it once online, or convert a file with --from"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise BobError(f"{page} has no file {source.file} at revision {revision}: correct the card") from error
+    except (errors.HTTPError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BobError(
+            f"could not fetch {address(source)}: {reason}; start again, it goes on where it stopped"
+        ) from error
+    return Path(path), Path(path).parts[-len(Path(source.file).parts) - 1]
+
+
+def _check_blob(fetched: Fetched) -> None:
+    """The hub's cache names large files by their sha256: a file that does not fit its name is damaged."""
+    if fetched.path.is_symlink():
+        name = fetched.path.readlink().name
+        if re.fullmatch("[0-9a-f]{64}", name) and name != fetched.sha256:
+            raise BobError(f"{fetched.path.resolve()} is damaged: delete it and start again")
+
+
+def _read_pin(source: WeightSource) -> Pin | None:
+    path = pin_path(source)
+    if not path.exists():
+        return None
+    try:
+        return Pin(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise BobError(f"{path} is damaged: delete it to pin the source anew") from error
+
+
+def _write_pin(source: WeightSource, fetched: Fetched) -> None:
+    path = pin_path(source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pin = Pin(address(source), fetched.sha256, fetched.commit, datetime.now(UTC).date().isoformat())
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(json.dumps(dataclasses.asdict(pin), indent=1) + "\n")
+    Path(file.name).replace(path)
