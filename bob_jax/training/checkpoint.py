@@ -199,7 +199,7 @@ class Checkpoints:
         try:
             state = self._checkpointer.load(step, abstract)
         except Exception as error:  # Orbax and its storage raise KeyError, ValueError, OSError ... for damaged files
-            raise _DamagedError(_first_line(error)) from error
+            raise _DamagedError(_cause(error)) from error
         if int(_inspect(state)[1]) != about["checksum"]:
             raise _DamagedError("its checksum is wrong")
         return Saved(state, about["metrics"], about["cost"])
@@ -227,7 +227,7 @@ class Checkpoints:
 
     def _write_error(self, error: Exception) -> BobError:
         return BobError(
-            f"a checkpoint could not be written to {self._folder} ({_first_line(error)}): "
+            f"a checkpoint could not be written to {self._folder} ({_cause(error)}): "
             "free space there or choose another folder; earlier checkpoints are good"
         )
 
@@ -274,6 +274,9 @@ def _inspect(state: TrainState) -> tuple[jax.Array, jax.Array]:
     return finite, checksum
 
 
-def _first_line(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
+    """What went wrong at the bottom, in one short line: Orbax wraps it in a page about handlers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return (lines[0] if lines else type(error).__name__)[:160]

@@ -118,10 +118,13 @@ def _place_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         # Global already. Only jit can move it between processes.
         return leaf if leaf.sharding == sharding else jax.jit(lambda x: x, out_shardings=sharding)(leaf)
-    if jax.process_count() > 1 and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-    return jax.device_put(leaf, sharding)
+    if jax.process_count() == 1:
+        return jax.device_put(leaf, sharding)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        bits = _place_leaf(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -6,9 +6,9 @@ and writes all parameters, the loss of every step and the cost beside the checkp
 
 import json
 import os
+import resource
 import signal
 import sys
-import time
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -118,11 +118,14 @@ def flat(tree) -> dict[str, np.ndarray]:
     }
 
 
-def _slow_batches(start: int):
+def _troubled_batches(start: int):
+    """`batches`, and at one step what OPTIONS ask for: a signal to this process, or no room for files."""
     for step, batch in enumerate(batches(start), start):
-        if step == OPTIONS.get("kill_at"):
-            os.kill(os.getpid(), getattr(signal, OPTIONS["signal"]))
-        time.sleep(OPTIONS.get("pause", 0))
+        if step == OPTIONS.get("trouble_at") and jax.process_index() == OPTIONS.get("trouble_in", 0):
+            if "signal" in OPTIONS:
+                os.kill(os.getpid(), getattr(signal, OPTIONS["signal"]))
+            else:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, 2**15))
         yield batch
 
 
@@ -134,17 +137,17 @@ def main() -> None:
     result = train(
         OPTIONS["steps"],
         meshes.make_mesh(OPTIONS.get("fsdp", 1)),
-        batches=_slow_batches,
+        batches=_troubled_batches,
         accumulate=OPTIONS.get("accumulate", 1),
         ema_decay=OPTIONS.get("ema_decay"),
-        checkpointing=checkpointing if OPTIONS["every"] else None,
+        checkpointing=checkpointing,
         on_log=reports.append,
         journal=folder / "journal.jsonl",
     )
-    whole = jax.jit(lambda tree: tree, out_shardings=meshes.replicated(meshes.make_mesh(OPTIONS.get("fsdp", 1))))
-    arrays = flat(whole({"params": result.state.params, "stats": result.state.stats, "ema": result.state.ema}))
+    state = {"params": result.state.params, "stats": result.state.stats, "ema": result.state.ema}
+    state = jax.jit(lambda tree: tree, out_shardings=meshes.replicated(result.state.step.sharding.mesh))(state)
     if jax.process_index() == 0:
-        np.savez(folder / "result.npz", **arrays)
+        np.savez(folder / "result.npz", **flat(state))
         (folder / "result.json").write_text(json.dumps({"reports": reports, "steps": result.cost.steps}))
 
 
