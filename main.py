@@ -6,7 +6,7 @@ Cells that have a record are skipped, so a second call goes on where the first o
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bob_jax import grid
@@ -35,6 +35,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_: list[str]) -> int:
     """Config to cells to records; 0 if every cell has one, 1 if any failed."""
+    logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell every step of theirs at INFO
     config = CONFIG.value
     if RESULTS.value:
         config.results = RESULTS.value

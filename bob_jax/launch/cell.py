@@ -18,7 +18,6 @@ from bob_jax.metrics import bootstrap
 from bob_jax.metrics.classification import METRICS, per_example
 from bob_jax.protocols.base import Competitor, Context, Result
 from bob_jax.results import environment, record
-from bob_jax.training.mesh import compute_dtype
 
 
 @functools.lru_cache(maxsize=1)
@@ -28,8 +27,8 @@ def load_competitor(name: str, drop_path: float) -> Competitor:
     Raises:
         BobError: unknown name, or weights that cannot be had.
     """
-    loaded = zoo.load(name, dtype=compute_dtype(), drop_path=drop_path)
-    return Competitor(zoo.card(name), loaded.module, loaded.weights_sha256, compute_dtype())
+    loaded = zoo.load(name, drop_path=drop_path)
+    return Competitor(zoo.card(name), loaded.module, loaded.weights_sha256)
 
 
 @functools.lru_cache(maxsize=1)
@@ -58,7 +57,7 @@ def run(
         The record, and what it knows of each test image.
     """
     started = time.perf_counter()
-    competitor = load_competitor(cell.backbone, cell.protocol.drop_path)
+    competitor = load_competitor(cell.backbone, cell.protocol.drop_path_rate())
     context = Context(mesh, workdir, cell.seed, num_workers, cell.skip_corrupt)
     result = cell.protocol.run(competitor, dataset, context)
     outputs = per_example(result.logits, result.labels)

@@ -24,13 +24,11 @@ class Competitor:
         card: what the zoo knows of it; its preprocessing is used in every protocol.
         module: the weights; frozen protocols leave it bit-identical.
         weights_sha256: digest of the weights, key of the features cache.
-        dtype: of the computation; parameters are float32.
     """
 
     card: Card
     module: Backbone
     weights_sha256: str
-    dtype: jax.typing.DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +93,13 @@ class Protocol(abc.ABC):
 
     Attributes:
         name: in configs and records.
-        drop_path: rate the backbone is built with; only a protocol that trains the backbone has one.
     """
 
     name: typing.ClassVar[str]
-    drop_path = 0.0
+
+    def drop_path_rate(self) -> float:
+        """Rate the backbone is built with; only a protocol that trains the backbone has one."""
+        return 0.0
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

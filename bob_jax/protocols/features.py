@@ -76,7 +76,7 @@ def _key(competitor: Competitor, source: Source, context: Context) -> str:
         "source": source.fingerprint,
         "preprocessing": dataclasses.asdict(competitor.card.preprocessing),
         "architecture": [competitor.card.architecture, dict(competitor.card.arguments)],
-        "dtype": str(jnp.dtype(competitor.dtype)),
+        "dtype": str(jnp.dtype(competitor.module.dtype)),
         "skip_corrupt": context.skip_corrupt,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

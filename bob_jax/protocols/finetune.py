@@ -77,6 +77,10 @@ class Finetune(Protocol):
     clip_norm: float
     ema: float
 
+    def drop_path_rate(self) -> float:
+        """The backbone is trained: its blocks are dropped at this rate."""
+        return self.drop_path
+
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
         """Trains every grid point on train, chooses point and epoch on validation, reads test once."""
         trainer = _Trainer(self, competitor, dataset, context)

@@ -15,7 +15,7 @@ from bob_jax.data.loader import Loader
 from bob_jax.data.transforms import Eval
 from bob_jax.protocols.base import Context, Cost
 from bob_jax.training import mesh as meshes
-from bob_jax.training.progress import track
+from bob_jax.training.reporting import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,8 @@ def infer(
     values: list[Any] = []
     kept = []
     flops, seconds, timed = None, 0.0, 0
-    with jax.set_mesh(context.mesh):
-        for batch in track(loader.batches(), total=len(loader), title=title):
+    with jax.set_mesh(context.mesh), Progress(title, 0, len(loader)) as progress:
+        for step, batch in enumerate(loader.batches(), 1):
             images = meshes.put_batch({"image": batch["image"]}, context.mesh)["image"]
             if not values:
                 flops = _flops_per_image(apply, state, images)
@@ -87,6 +87,7 @@ def infer(
             seconds += time.perf_counter() - started
             timed += images.shape[0]
             kept.append((batch["mask"], batch["index"], batch["label"]))
+            progress.advance(step)
         started = time.perf_counter()
         values[-1] = _to_host(values[-1])
         seconds += time.perf_counter() - started

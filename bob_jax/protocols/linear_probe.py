@@ -121,7 +121,7 @@ def solve(
         "weight": np.pad(np.full(len(labels), 1 / len(labels), np.float32), (0, rows - len(labels))),
     }
     with jax.set_mesh(mesh):
-        data = meshes.put_global(padded, mesh)
+        data = meshes.split_rows(padded, mesh)
         solutions = _solve(data, jnp.asarray(regularisation), classes, tolerance, max_iterations)
     (weights, bias), gradient, iterations = jax.tree.map(np.asarray, solutions)
     return weights, bias, gradient, iterations
