@@ -6,10 +6,12 @@ Cells that have a record are skipped, so a second call goes on where the first o
 
 import sys
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bob_jax import grid
+from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
 from bob_jax.launch import local
 
@@ -30,12 +32,15 @@ def parse(argv: list[str]) -> list[str]:
     except AttributeError as error:  # a --config.key that the config does not have
         raise BobError("unknown config key " + str(error.args[0]).replace("\n", ": ")) from error
     except OSError as error:
-        raise BobError(f"cannot read the config file: {error.strerror or str(error).splitlines()[-1].strip()}") from error
+        raise BobError(
+            f"cannot read the config file: {error.strerror or str(error).splitlines()[-1].strip()}"
+        ) from error
 
 
 def main(_: list[str]) -> int:
     """Config to cells to records; 0 if every cell has one, 1 if any failed."""
     logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell every step of theirs at INFO
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
     config = CONFIG.value
     if RESULTS.value:
         config.results = RESULTS.value

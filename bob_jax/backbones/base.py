@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 from flax import nnx
+from jax.typing import DTypeLike
 
 
 class Features(NamedTuple):
@@ -33,6 +34,7 @@ class Backbone(nnx.Module):
         strides: stride of each feature map, finest first.
         widths: channels of each feature map.
         num_layers: layers for layer-wise learning-rate decay, counted from the stem (0) to the last block.
+        dtype: of the computation; parameters are float32.
     """
 
     feature_dim: int
@@ -40,6 +42,7 @@ class Backbone(nnx.Module):
     strides: tuple[int, ...]
     widths: tuple[int, ...]
     num_layers: int
+    dtype: DTypeLike
 
     @abc.abstractmethod
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> Features:

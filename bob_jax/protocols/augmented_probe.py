@@ -22,8 +22,10 @@ from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
 from bob_jax.training import optimizer as optimizers
 from bob_jax.training.checkpoint import Checkpointing
-from bob_jax.training.loop import fit
+from bob_jax.training.loop import Diverged, fit
 from bob_jax.training.step import Aux, LossFn
+
+Arrays = dict[str, np.ndarray]
 
 HEAD_STD = 0.01  # of the heads' truncated normal initialisation
 EPSILON = 1e-6  # of the batch norm
@@ -48,7 +50,7 @@ class AugmentedProbe(Protocol):
     batch_size: int
     epochs: int
     warmup_epochs: int
-    crop_scale: tuple[float, ...]
+    crop_scale: tuple[float, float]
     horizontal_flip: bool
 
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
@@ -57,16 +59,17 @@ class AugmentedProbe(Protocol):
         validation, test = (
             extract(competitor, dataset, split, context, self.batch_size) for split in ("validation", "test")
         )
-        grid = [
-            {
-                "base_learning_rate": rate,
-                "validation": METRICS[dataset.metric](
-                    per_example(self._logits(validation.values, heads, stats, i), validation.labels)
-                ),
-            }
-            for i, rate in enumerate(self.base_learning_rates)
-        ]
-        chosen = max(range(len(grid)), key=lambda i: grid[i]["validation"])
+        grid: list[dict[str, Any]] = []
+        for i, rate in enumerate(self.base_learning_rates):
+            logits = self._logits(validation.values, heads, stats, i)
+            score = (
+                METRICS[dataset.metric](per_example(logits, validation.labels)) if np.isfinite(logits).all() else None
+            )
+            grid.append({"base_learning_rate": rate, "validation": score})
+        finite = [i for i, point in enumerate(grid) if point["validation"] is not None]
+        if not finite:
+            raise Diverged("all heads of protocols.augmented_probe diverged: lower its base_learning_rates")
+        chosen = max(finite, key=lambda i: grid[i]["validation"])
         ids = dataset.splits["test"].ids
         return Result(
             logits=self._logits(test.values, heads, stats, chosen),
@@ -78,7 +81,9 @@ class AugmentedProbe(Protocol):
             skipped={"train": skipped, "validation": validation.skipped, "test": test.skipped},
         )
 
-    def _train(self, competitor: Competitor, dataset: Dataset, context: Context):
+    def _train(
+        self, competitor: Competitor, dataset: Dataset, context: Context
+    ) -> tuple[Arrays, Arrays, float, tuple[str, ...]]:
         """Kernels [G, D, C] and biases [G, C], running statistics, device seconds, ids of skipped images."""
         width, classes, count = competitor.module.feature_dim, len(dataset.classes), len(self.base_learning_rates)
         kernel = HEAD_STD * jax.random.truncated_normal(jax.random.key(context.seed), -2, 2, (width, classes))
@@ -127,7 +132,9 @@ class AugmentedProbe(Protocol):
     def _loss(self, graphdef: nnx.GraphDef, competitor: Competitor) -> LossFn:
         preprocessing = competitor.card.preprocessing
 
-        def loss(params: Any, frozen: Any, stats: Any, batch: dict[str, jax.Array], key: jax.Array):
+        def loss(
+            params: Any, frozen: Any, stats: Any, batch: dict[str, jax.Array], key: jax.Array
+        ) -> tuple[jax.Array, Aux]:
             images = on_device.augment(
                 batch["image"],
                 key,
@@ -142,12 +149,16 @@ class AugmentedProbe(Protocol):
             logits = jnp.einsum("bd,gdc->gbc", normalized, params["kernel"]) + params["bias"][:, None]
             labels = jnp.broadcast_to(batch["label"], logits.shape[:2])
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            # Summed over the heads: they share nothing that is trained, so each gets its own gradient.
-            return jnp.sum(losses * batch["mask"][None]), Aux(jnp.sum(batch["mask"], dtype=jnp.float32), stats, {})
+            losses = jnp.sum(losses * batch["mask"][None], axis=1)
+            # Summed over the heads: they share nothing that is trained, so each gets its own gradient. A head whose rate
+            # is too high must not stop the others.
+            return jnp.sum(jnp.where(jnp.isfinite(losses), losses, 0)), Aux(
+                jnp.sum(batch["mask"], dtype=jnp.float32), stats, {}
+            )
 
         return loss
 
-    def _logits(self, features: np.ndarray, heads: dict, stats: dict, head: int) -> np.ndarray:
+    def _logits(self, features: np.ndarray, heads: Arrays, stats: Arrays, head: int) -> np.ndarray:
         """[N, C] float32 of one head, by the running statistics."""
         normalized = (features - stats["mean"]) / np.sqrt(stats["var"] + EPSILON)
         return normalized @ heads["kernel"][head] + heads["bias"][head]

@@ -127,8 +127,12 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
     """The value as the field's type; whole numbers pass as floats, lists as tuples."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        if not isinstance(value, list | tuple) or not value:
-            raise BobError(f"{key} is {value!r}: it takes a list of at least one {arguments[0].__name__}")
+        wanted = "at least one" if arguments[-1] is Ellipsis else str(len(arguments))
+        fits = isinstance(value, list | tuple) and (
+            len(value) == len(arguments) or (arguments[-1] is Ellipsis and value)
+        )
+        if not fits:
+            raise BobError(f"{key} is {value!r}: it takes a list of {wanted} {arguments[0].__name__}")
         return tuple(_typed(key, item, arguments[0]) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

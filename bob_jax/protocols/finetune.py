@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -24,10 +25,12 @@ from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.inference import Rows, infer
 from bob_jax.training import optimizer as optimizers
 from bob_jax.training.checkpoint import Checkpointing
-from bob_jax.training.loop import fit
-from bob_jax.training.mesh import batch_sharding
+from bob_jax.training.loop import Diverged, FitResult, fit
+from bob_jax.training.mesh import batch_sharding, place
 from bob_jax.training.state import TrainState
 from bob_jax.training.step import Aux, LossFn
+
+Weights = dict[str, Any]  # "params" and "stats" of the classifier
 
 HEAD_STD = 0.01  # of the head's truncated normal initialisation
 
@@ -70,7 +73,7 @@ class Finetune(Protocol):
     label_smoothing: float
     mixup: float
     cutmix: float
-    crop_scale: tuple[float, ...]
+    crop_scale: tuple[float, float]
     horizontal_flip: bool
     randaugment: int
     random_erasing: float
@@ -88,8 +91,11 @@ class Finetune(Protocol):
             trainer.train(number, rate, decay)
             for number, (rate, decay) in enumerate(itertools.product(self.learning_rates, self.weight_decays))
         ]
-        chosen = max(range(len(points)), key=lambda i: points[i].grid["validation"])
-        test = trainer.predict(points[chosen].state, "test")
+        trained = {i: point.weights for i, point in enumerate(points) if point.weights is not None}
+        if not trained:
+            raise Diverged(f"all {len(points)} points of protocols.finetune diverged: lower its learning_rates")
+        chosen = max(trained, key=lambda i: points[i].grid["validation"])
+        test = trainer.predict(place(trained[chosen], context.mesh), "test")
         ids = dataset.splits["test"].ids
         return Result(
             logits=test.values,
@@ -104,12 +110,16 @@ class Finetune(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class _Point:
-    """A trained grid point: its best state by validation, and what the record says of it."""
+    """A grid point: its best weights by validation (on the host; None where it diverged), and what the record says."""
 
-    state: TrainState
+    weights: Weights | None
     grid: dict[str, Any]
     device_seconds: float
     skipped: tuple[str, ...]
+
+
+def _weights(state: TrainState) -> Weights:
+    return {"params": state.averaged_params, "stats": state.stats}
 
 
 class _Trainer:
@@ -117,7 +127,8 @@ class _Trainer:
 
     def __init__(self, protocol: Finetune, competitor: Competitor, dataset: Dataset, context: Context):
         self.protocol, self.competitor, self.dataset, self.context = protocol, competitor, dataset, context
-        self.graphdef, params, stats = nnx.split(competitor.module, nnx.Param, nnx.BatchStat)
+        parts: Any = nnx.split(competitor.module, nnx.Param, nnx.BatchStat)
+        self.graphdef, params, stats = parts
         shape = (competitor.module.feature_dim, len(dataset.classes))
         kernel = HEAD_STD * jax.random.truncated_normal(jax.random.key(context.seed), -2, 2, shape)
         head = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
@@ -131,10 +142,22 @@ class _Trainer:
         loader = self._loader()
         steps_per_epoch = len(self.dataset.splits["train"]) / loader.batch_size
         total = max(1, round(protocol.epochs * steps_per_epoch))
-        result = fit(
+        warmup = round(protocol.warmup_epochs * steps_per_epoch)
+        point = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        try:
+            result = self._fit(point, folder, loader, total, warmup)
+        except Diverged:
+            return _Point(None, {**point, "validation": None}, 0.0, tuple(loader.skipped))
+        point |= {"epoch": result.step / steps_per_epoch, "validation": result.metrics["validation"]}
+        weights = jax.device_get(_weights(result.state))  # off the devices: the next point needs the room
+        return _Point(weights, point, result.cost.device_seconds, tuple(loader.skipped))
+
+    def _fit(self, point: dict[str, float], folder: Path, loader: Loader, total: int, warmup: int) -> FitResult:
+        protocol = self.protocol
+        return fit(
             self.params,
             self._loss(),
-            self._optimizer(learning_rate, weight_decay, total, round(protocol.warmup_epochs * steps_per_epoch)),
+            self._optimizer(point["learning_rate"], point["weight_decay"], total, warmup),
             loader.batches,
             total_steps=total,
             mesh=self.context.mesh,
@@ -147,26 +170,19 @@ class _Trainer:
                 every=max(1, total // 10),
                 keep=1,
                 best="validation",
-                identity={"learning_rate": learning_rate, "weight_decay": weight_decay, "cell": folder.parent.name},
+                identity={**point, "cell": folder.parent.name},
             ),
-            evaluate=lambda state: {"validation": self._score(self.predict(state, "validation"))},
+            evaluate=lambda state: {"validation": self._score(self.predict(_weights(state), "validation"))},
             eval_every=max(1, total // protocol.evaluations),
             journal=folder / "metrics.jsonl",
-            description=f"{self.competitor.card.name}: lr {learning_rate:g}, wd {weight_decay:g}",
+            description=f"{self.competitor.card.name}: lr {point['learning_rate']:g}, wd {point['weight_decay']:g}",
         )
-        grid = {
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "epoch": result.step / steps_per_epoch,
-            "validation": result.metrics["validation"],
-        }
-        return _Point(result.state, grid, result.cost.device_seconds, tuple(loader.skipped))
 
-    def predict(self, state: TrainState, split: str) -> Rows:
+    def predict(self, weights: Weights, split: str) -> Rows:
         """Logits [N, C] of a split."""
         return infer(
             self.apply,
-            {"params": state.averaged_params, "stats": state.stats},
+            weights,
             self.dataset.splits[split],
             self.competitor.card.preprocessing,
             self.context,
@@ -199,19 +215,24 @@ class _Trainer:
             room, _, name = path.partition(".")
             return module.num_layers if room == "head" else module.layer_of(name)
 
-        return optimizers.adamw(
-            optimizers.schedule(rate, total, min(warmup, total - 1)),
-            decay,
-            mask=optimizers.decay_mask([path for path in paths if not path.endswith("kernel")]),
-            layer_scales=optimizers.layer_multipliers(paths, layer_of, module.num_layers, self.protocol.layer_decay),
-            clip_norm=self.protocol.clip_norm or None,
-        )
+        mask = optimizers.decay_mask([path for path in paths if not path.endswith("kernel")])
+        scales = optimizers.layer_multipliers(paths, layer_of, module.num_layers, self.protocol.layer_decay)
+
+        def adamw(rate: Any, decay: Any) -> optax.GradientTransformation:
+            shape = optimizers.schedule(rate, total, min(warmup, total - 1))
+            clip_norm = self.protocol.clip_norm or None
+            return optimizers.adamw(shape, decay, mask=mask, layer_scales=scales, clip_norm=clip_norm)
+
+        # Rate and decay are part of the state, not of the program: all grid points share one compilation.
+        return optax.inject_hyperparams(adamw)(rate=rate, decay=decay)
 
     def _loss(self) -> LossFn:
         protocol, graphdef, classes = self.protocol, self.graphdef, len(self.dataset.classes)
         preprocessing = self.competitor.card.preprocessing
 
-        def loss(params: Any, frozen: Any, stats: Any, batch: dict[str, jax.Array], key: jax.Array):
+        def loss(
+            params: Any, frozen: Any, stats: Any, batch: dict[str, jax.Array], key: jax.Array
+        ) -> tuple[jax.Array, Aux]:
             view_key, mix_key, path_key = jax.random.split(key, 3)
             images = on_device.augment(
                 batch["image"],
@@ -243,9 +264,9 @@ class _Trainer:
         graphdef, preprocessing = self.graphdef, self.competitor.card.preprocessing
 
         @functools.partial(jax.jit, out_shardings=batch_sharding(self.context.mesh))
-        def apply(state: dict[str, Any], images: jax.Array) -> jax.Array:
-            params = state["params"]
-            module = nnx.merge(graphdef, params["backbone"], state["stats"])
+        def apply(weights: Weights, images: jax.Array) -> jax.Array:
+            params = weights["params"]
+            module = nnx.merge(graphdef, params["backbone"], weights["stats"])
             images = on_device.normalize(images, preprocessing.mean, preprocessing.std)
             pooled = module(images).pooled.astype(jnp.float32)
             return pooled @ params["head"]["kernel"] + params["head"]["bias"][None]

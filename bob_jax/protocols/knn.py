@@ -40,8 +40,7 @@ class KNN(Protocol):
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
         """Votes of the training images for the test images."""
         train, validation, test = (
-            extract(competitor, dataset, split, context, self.batch_size)
-            for split in ("train", "validation", "test")
+            extract(competitor, dataset, split, context, self.batch_size) for split in ("train", "validation", "test")
         )
         ks = tuple(k for k in self.k if k <= len(train.values))
         if not ks:
@@ -68,7 +67,13 @@ class KNN(Protocol):
 
 
 def vote(
-    queries: np.ndarray, *, gallery: np.ndarray, labels: np.ndarray, classes: int, ks: tuple[int, ...], temperature: float
+    queries: np.ndarray,
+    *,
+    gallery: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    ks: tuple[int, ...],
+    temperature: float,
 ) -> list[np.ndarray]:
     """Class scores of the queries, for each k.
 
@@ -85,7 +90,9 @@ def vote(
     """
     similarity, neighbours = nearest(queries, gallery, max(ks))
     return [
-        np.asarray(_log_shares(jnp.asarray(similarity[:, :k]), jnp.asarray(labels[neighbours[:, :k]]), classes, temperature))
+        np.asarray(
+            _log_shares(jnp.asarray(similarity[:, :k]), jnp.asarray(labels[neighbours[:, :k]]), classes, temperature)
+        )
         for k in ks
     ]
 
@@ -124,7 +131,9 @@ def _unit(rows: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _merge(similarity: jax.Array, index: jax.Array, queries: jax.Array, block: jax.Array, offset: int):
+def _merge(
+    similarity: jax.Array, index: jax.Array, queries: jax.Array, block: jax.Array, offset: int
+) -> tuple[jax.Array, jax.Array]:
     """The best k of what is known and of one more block; the known come first, so of equals the lower index wins."""
     new = jnp.matmul(queries, block.T, precision="float32")
     columns = jnp.broadcast_to(offset + jnp.arange(new.shape[1], dtype=jnp.int32), new.shape)

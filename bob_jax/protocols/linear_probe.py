@@ -21,6 +21,8 @@ from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
 from bob_jax.training import mesh as meshes
 
+Params = tuple[jax.Array, jax.Array]  # W, b
+
 MEMORY = 10  # pairs of steps and gradient differences that L-BFGS keeps
 
 
@@ -44,8 +46,7 @@ class LinearProbe(Protocol):
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
         """Fits every lambda on train, chooses on validation, reads test once."""
         train, validation, test = (
-            extract(competitor, dataset, split, context, self.batch_size)
-            for split in ("train", "validation", "test")
+            extract(competitor, dataset, split, context, self.batch_size) for split in ("train", "validation", "test")
         )
         mean, scale = standardisation(train.values)
         weights, bias, gradient, iterations = solve(
@@ -64,7 +65,7 @@ class LinearProbe(Protocol):
                 "iterations": int(iterations[i]),
                 "converged": bool(gradient[i] <= self.tolerance),
                 "validation": METRICS[dataset.metric](
-                    per_example(standardised @ weights[i] + bias[i], validation.labels)
+                    per_example(_logits(standardised, weights[i], bias[i]), validation.labels)
                 ),
             }
             for i, strength in enumerate(self.regularisation)
@@ -73,7 +74,7 @@ class LinearProbe(Protocol):
         chosen = max(range(len(grid)), key=lambda i: (grid[i]["validation"], grid[i]["regularisation"]))
         ids = dataset.splits["test"].ids
         return Result(
-            logits=((test.values - mean) / scale) @ weights[chosen] + bias[chosen],
+            logits=_logits((test.values - mean) / scale, weights[chosen], bias[chosen]),
             labels=test.labels,
             ids=tuple(ids[i] for i in test.index),
             grid=tuple(grid),
@@ -88,6 +89,10 @@ def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     varies = std > 1e-6 * max(float(std.max()), 1e-12)
     return mean.astype(np.float32), np.where(varies, std, 1.0).astype(np.float32)
+
+
+def _logits(features: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    return np.asarray(jnp.matmul(features, weights, precision="float32")) + bias
 
 
 def solve(
@@ -128,12 +133,14 @@ def solve(
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _solve(data: dict[str, jax.Array], strengths: jax.Array, classes: int, tolerance: float, max_iterations: int):
+def _solve(
+    data: dict[str, jax.Array], strengths: jax.Array, classes: int, tolerance: float, max_iterations: int
+) -> tuple[Params, jax.Array, jax.Array]:
     optimizer = optax.lbfgs(memory_size=MEMORY)
     start = (jnp.zeros((data["features"].shape[1], classes)), jnp.zeros(classes))
 
-    def solve_one(strength: jax.Array):
-        def objective(params):
+    def solve_one(strength: jax.Array) -> tuple[Params, jax.Array, jax.Array]:
+        def objective(params: Params) -> jax.Array:
             weights, bias = params
             logits = jnp.matmul(data["features"], weights, precision="float32") + bias[None]
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, data["labels"])
@@ -147,9 +154,7 @@ def _solve(data: dict[str, jax.Array], strengths: jax.Array, classes: int, toler
         def step(carry):
             params, state, _, iteration = carry
             value, gradient = value_and_grad(params, state=state)
-            updates, state = optimizer.update(
-                gradient, state, params, value=value, grad=gradient, value_fn=objective
-            )
+            updates, state = optimizer.update(gradient, state, params, value=value, grad=gradient, value_fn=objective)
             params = optax.apply_updates(params, updates)
             # The line search ends with the gradient at the new point: no extra pass for the stopping rule.
             return params, state, largest(optax.tree.get(state, "grad")), iteration + 1
@@ -157,7 +162,7 @@ def _solve(data: dict[str, jax.Array], strengths: jax.Array, classes: int, toler
         def unfinished(carry):
             return (carry[2] > tolerance) & (carry[3] < max_iterations)
 
-        carry = (start, optimizer.init(start), jnp.inf, 0)
+        carry = (start, optimizer.init(start), jnp.array(jnp.inf), jnp.array(0))
         params, _, gradient, iterations = jax.lax.while_loop(unfinished, step, carry)
         return params, gradient, iterations
 

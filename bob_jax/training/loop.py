@@ -24,9 +24,14 @@ from bob_jax.training.reporting import Journal, Progress
 from bob_jax.training.state import TrainState, abstract_state, create_state
 from bob_jax.training.step import LossFn, make_train_step
 
+
+class Diverged(BobError):
+    """The loss is NaN or infinite; a grid goes on with its other points."""
+
+
 # batches(step): an endless or long enough iterator over this process's part of the batches, from step `step` (0: the
 # first) on. The same step must give the same batch, or a resumed run is another run.
-Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
+Batches = Callable[[int], Iterator[Any]]
 
 
 @dataclasses.dataclass
@@ -122,8 +127,8 @@ def fit(
         description: what the progress bar says is being done.
 
     Raises:
-        BobError: the loss or the state is not finite, the batches end too soon, or a checkpoint cannot be read or
-            written. The last checkpoint is good.
+        Diverged: the loss is not finite. The last checkpoint is good.
+        BobError: the batches end too soon, or a checkpoint cannot be read or written. The last checkpoint is good.
         Preempted: SIGTERM or Ctrl-C came. The state is saved; the next start goes on from there.
     """
     if checkpointing and checkpointing.best and not evaluate:
@@ -232,7 +237,7 @@ class _Reports:
         for step, sums in self._window:
             if not math.isfinite(sums["loss"]):
                 advice = self._checkpoints.advice() if self._checkpoints else DIVERGED
-                raise BobError(f"the loss of step {step} is {sums['loss']}: {advice}")
+                raise Diverged(f"the loss of step {step} is {sums['loss']}: {advice}")
 
     def write(self, rate: float) -> dict[str, float]:
         """Reports the means since the last report."""
