@@ -1,7 +1,7 @@
 """Runs the grid of a config: `python main.py --config=configs/fgvc.py:vit_b16_clip`.
 
-The same script on a laptop, a GPU, a TPU VM, or (started on every host) a pod. With no option it runs the embedded default.
-Cells that have a record are skipped, so a second call goes on where the first one stopped.
+The same script on a laptop, a GPU, a TPU VM, or (started on every host) a pod. With no option it runs the embedded
+default. Cells that have a record are skipped, so a second call goes on where the first one stopped.
 """
 
 import sys

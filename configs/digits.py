@@ -1,12 +1,12 @@
 """The embedded default: real handwritten digits that come with scikit-learn; nothing is downloaded.
 
-    python main.py --config=configs/digits.py                       every small backbone, every protocol; minutes on 2 cores
+    python main.py --config=configs/digits.py
     python main.py --config=configs/digits.py:vit_nano4_random,protocol=finetune
 
 Data: 1,797 images of 8 x 8 pixels (UCI Optical Recognition of Handwritten Digits, test part), 10 classes, split
 1077 / 360 / 360 into train, validation and test, stratified.
-Expected: fine-tuned from scratch the small backbones reach 95 to 99 %; k-NN on the raw pixels of this split scores about 98 %,
-so a random backbone's features must be read as "how much of the pixels survives".
+Expected: fine-tuned from scratch the small backbones reach 95 to 99 %; k-NN on the raw pixels of this split scores
+about 98 %, so a random backbone's features must be read as "how much of the pixels survives".
 """
 
 from ml_collections import ConfigDict

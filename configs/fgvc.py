@@ -4,9 +4,10 @@
     python main.py --config=configs/fgvc.py:vit_b16_clip,dataset=cub,protocol=finetune
     python main.py --config=configs/fgvc.py:all,protocol=knn+linear_probe --dry_run
 
-Needs: the weights (fetched on first use) and the data (`bob data prepare NAME`; `bob data list` says what each set asks for).
-Expected: the published linear-probe figures of CLIP ViT-L/14 in 2 % reach (Aircraft 69.4 by LAION-AI/CLIP_benchmark,
-pull request 107); MAE far behind CLIP and DINO in k-NN, as its authors say of linear separability.
+Needs: the weights (fetched on first use) and the data (`bob data prepare NAME`; `bob data list` says what each set
+asks for). Expected: the published linear-probe figures of CLIP ViT-L/14 in 2 % reach (Aircraft 69.4 by
+LAION-AI/CLIP_benchmark, pull request 107); MAE far behind CLIP and DINO in k-NN, as its authors say of linear
+separability.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +17,8 @@ from configs.argument import parse
 
 DATASETS = ("cub", "cars", "aircraft", "dogs", "flowers", "pets", "inat2021")
 
-# What runs when no backbone is named: one of each way of pretraining, all ViT-B/16, and the paper's convolutional baseline.
+# What runs when no backbone is named: one of each way of pretraining, all ViT-B/16, and the paper's convolutional
+# baseline.
 DEFAULT = ("vit_b16_clip", "vit_b16_dino", "vit_b16_mae", "vit_b16_mocov3", "vit_b16_in21k", "resnet50_in1k")
 
 
@@ -32,8 +34,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "max_iterations": 1000,
             "batch_size": 512,
         },
-        # MAE's linear probe (arXiv 2111.06377, table 10), as the original benchmark ran it: LARS, base rate 0.1, 90 epochs,
-        # 10 of them warm-up. Here the rate is a grid; one backbone pass serves all of its heads.
+        # MAE's linear probe (arXiv 2111.06377, table 10), as the original benchmark ran it: LARS, base rate 0.1, 90
+        # epochs, 10 of them warm-up. Here the rate is a grid; one backbone pass serves all of its heads.
         "augmented_probe": {
             "base_learning_rates": (0.01, 0.03, 0.1, 0.3, 1.0),
             "batch_size": 1024,
@@ -43,7 +45,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "horizontal_flip": True,
         },
         # The original's fine-tune recipe (AdamW, layer decay 0.75, RandAugment, mixup, cutmix, erasing), with a grid of
-        # rates and decays where it had one value for 1,020 and for 2.7 million images, and a batch that small sets can use.
+        # rates and decays where it had one value for 1,020 and for 2.7 million images, and a batch that small sets
+        # can use.
         "finetune": {
             "learning_rates": (1e-4, 3e-4, 1e-3),
             "weight_decays": (0.05,),

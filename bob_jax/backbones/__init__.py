@@ -1,1 +1,1 @@
-
+"""Who competes: an architecture a file, and the zoo of cards."""

@@ -1,1 +1,1 @@
-
+"""Which question: one file per protocol, from a backbone and a data set to scores."""

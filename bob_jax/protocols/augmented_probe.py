@@ -1,7 +1,7 @@
-"""The linear probe of MAE and of the original benchmark: augmented images, LARS, batch norm without affine before the head.
+"""The linear probe of MAE and of the original benchmark: augmented images, LARS, batch norm before the head.
 
-Every image of a step goes through the frozen backbone once, and that pass serves the heads of all learning rates of the grid
-(He et al. 2021, arXiv 2111.06377, table 10; LARS: You et al. 2017, arXiv 1708.03888).
+Every image of a step goes through the frozen backbone once, and that pass serves the heads of all learning rates of
+the grid (He et al. 2021, arXiv 2111.06377, table 10; LARS: You et al. 2017, arXiv 1708.03888).
 """
 
 import dataclasses
@@ -150,8 +150,8 @@ class AugmentedProbe(Protocol):
             labels = jnp.broadcast_to(batch["label"], logits.shape[:2])
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             losses = jnp.sum(losses * batch["mask"][None], axis=1)
-            # Summed over the heads: they share nothing that is trained, so each gets its own gradient. A head whose rate
-            # is too high must not stop the others.
+            # Summed over the heads: they share nothing that is trained, so each gets its own gradient. A head whose
+            # rate is too high must not stop the others.
             return jnp.sum(jnp.where(jnp.isfinite(losses), losses, 0)), Aux(
                 jnp.sum(batch["mask"], dtype=jnp.float32), stats, {}
             )

@@ -1,7 +1,7 @@
 """Every image through a frozen backbone once, and never again: the descriptors of a split and their cache on disk.
 
-The key of the cache is everything that decides the features: the weights, the source's content, the preprocessing and the
-compute dtype. So a second protocol on the same backbone and data runs no backbone.
+The key of the cache is everything that decides the features: the weights, the source's content, the preprocessing
+and the compute dtype. So a second protocol on the same backbone and data runs no backbone.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """End-to-end fine-tuning: AdamW with layer-wise decay, one recipe for every backbone, its grid chosen on validation.
 
-The recipe is that of the original benchmark (BEiT's and MAE's): layer decay, mixup and cutmix, RandAugment, random erasing,
-label smoothing, drop path, cosine with warm-up. All backbones start with the same kind of head.
+The recipe is that of the original benchmark (BEiT's and MAE's): layer decay, mixup and cutmix, RandAugment, random
+erasing, label smoothing, drop path, cosine with warm-up. All backbones start with the same kind of head.
 """
 
 import dataclasses

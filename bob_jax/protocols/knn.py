@@ -1,7 +1,7 @@
-"""Weighted k-nearest neighbours on frozen features, as DINO evaluates (Caron et al. 2021, arXiv 2104.14294, appendix F.1).
+"""Weighted k-nearest neighbours on frozen features, as DINO evaluates (Caron et al. 2021, arXiv 2104.14294).
 
-Each of the k nearest training images by cosine similarity s votes for its class with weight exp(s / T). Exact search on the
-device: the gallery passes through in blocks, and only the best k of each query are kept, so memory stays bounded.
+Each of the k nearest training images by cosine similarity s votes for its class with weight exp(s / T). Exact search
+on the device: the gallery passes through in blocks, and only the best k of each query are kept, so memory is bounded.
 """
 
 import dataclasses
@@ -86,7 +86,7 @@ def vote(
         temperature: T.
 
     Returns:
-        One [Q, C] float32 per k: the logarithm of each class's share of the votes (log 0 is held at -30, below any real share).
+        One [Q, C] float32 per k: the logarithm of each class's share of the votes, held at -30 where it is 0.
     """
     similarity, neighbours = nearest(queries, gallery, max(ks))
     return [
@@ -143,7 +143,7 @@ def _merge(
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _log_shares(similarity: jax.Array, labels: jax.Array, classes: int, temperature: float) -> jax.Array:
-    # The largest similarity is taken out of the exponent: a small temperature cannot overflow, and shares stay the same.
+    # The largest similarity is taken out of the exponent: shares stay the same, and no temperature can overflow.
     weight = jnp.exp((similarity - similarity.max(axis=1, keepdims=True)) / temperature)
     rows = jnp.arange(len(labels))[:, None]
     shares = jnp.zeros((len(labels), classes)).at[rows, labels].add(weight) / weight.sum(axis=1, keepdims=True)

@@ -28,9 +28,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def solutions(digits):
-    return solve(
-        *digits, classes=10, regularisation=STRENGTHS, tolerance=3e-6, max_iterations=1000, mesh=make_mesh()
-    )
+    return solve(*digits, classes=10, regularisation=STRENGTHS, tolerance=3e-6, max_iterations=1000, mesh=make_mesh())
 
 
 def test_every_strength_converges(solutions):
@@ -50,7 +48,8 @@ def test_objective_and_probabilities_equal_scikit_learn(digits, solutions, i):
     assert found <= best * (1 + 1e-5)
     logits = features @ weights + bias
     probabilities = np.exp(logits - logsumexp(logits, axis=1, keepdims=True))
-    # Of the float32 solution: the objective is flat where the regularisation is weak, so W is known less well than its value.
+    # Of the float32 solution: the objective is flat where the regularisation is weak, so W is known less well than
+    # its value.
     assert np.abs(probabilities - reference.predict_proba(features)).mean() < 1e-4
 
 
