@@ -159,6 +159,8 @@ class Loader:
                     if "terminated unexpectedly" not in str(error):
                         raise
                     raise BobError(f"a data worker died ({error}); if memory ran out, use fewer num_workers") from error
+                if self.num_workers:  # arrays in shared memory: copied, or whoever keeps a label keeps a segment
+                    batch = {name: np.array(value) for name, value in batch.items()}
                 for index in batch["index"][~batch["mask"] & (batch["index"] >= 0)]:
                     self._skipped[self.source.ids[index]] = None
                 yield batch

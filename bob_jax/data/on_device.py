@@ -79,18 +79,18 @@ def erase(images: jax.Array, key: jax.Array, probability: float) -> jax.Array:
         An image for which ten random rectangles are too large stays as it is.
     """
     batch, height, width, _ = images.shape
-    which_key, area_key, aspect_key, top_key, left_key, noise_key = jax.random.split(key, 6)
-    area = jax.random.uniform(area_key, (batch, TRIES), minval=ERASED_AREA[0], maxval=ERASED_AREA[1]) * height * width
-    low, high = map(math.log, ERASED_ASPECT)
-    aspect = jnp.exp(jax.random.uniform(aspect_key, (batch, TRIES), minval=low, maxval=high))
-    heights = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
-    widths = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
+    place_key, noise_key = jax.random.split(key)
+    # One draw for all decisions: each call of the generator costs seconds of compilation on CPU.
+    draws = jax.random.uniform(place_key, (2 * TRIES + 3, batch))
+    area = _between(draws[:TRIES], *ERASED_AREA) * height * width
+    aspect = jnp.exp(_between(draws[TRIES : 2 * TRIES], *map(math.log, ERASED_ASPECT)))
+    which, vertical, horizontal = draws[2 * TRIES :]
+    heights, widths = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
     fits = (heights < height) & (widths < width)
-    first = jnp.argmax(fits, axis=1)[:, None]
-    h, w = (jnp.take_along_axis(sides, first, axis=1)[:, 0] for sides in (heights, widths))
-    top = jax.random.randint(top_key, (batch,), 0, jnp.maximum(height - h, 0) + 1)
-    left = jax.random.randint(left_key, (batch,), 0, jnp.maximum(width - w, 0) + 1)
-    chosen = jax.random.bernoulli(which_key, probability, (batch,)) & fits.any(axis=1)
+    first = jnp.argmax(fits, axis=0)[None]
+    h, w = (jnp.take_along_axis(sides, first, axis=0)[0] for sides in (heights, widths))
+    top, left = jnp.floor(vertical * (height - h + 1)), jnp.floor(horizontal * (width - w + 1))
+    chosen = (which < probability) & fits.any(axis=0)
     inside = jax.vmap(functools.partial(_inside, height, width))(top, top + h, left, left + w)
     noise = jax.random.normal(noise_key, images.shape, images.dtype)
     return jnp.where((inside & chosen[:, None, None])[..., None], noise, images)
@@ -127,20 +127,17 @@ def mix(
     targets = jax.nn.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
     if not mixup and not cutmix:
         return images, targets
-    active_key, which_key, mixup_key, cutmix_key, y_key, x_key = jax.random.split(key, 6)
+    choice_key, share_key = jax.random.split(key)
     height, width = images.shape[1:3]
-    active = jax.random.bernoulli(active_key, probability)
-    cut = jax.random.bernoulli(which_key, switch if mixup and cutmix else float(cutmix > 0))
-    share = jnp.where(active & cut, jax.random.beta(cutmix_key, cutmix, cutmix) if cutmix else 1.0, 1.0)
-    box = cutmix_box(
-        share, jax.random.randint(y_key, (), 0, height), jax.random.randint(x_key, (), 0, width), height, width
-    )
-    blend = jnp.where(active & ~cut, jax.random.beta(mixup_key, mixup, mixup) if mixup else 1.0, 1.0)
-    # Only one of the two is in force; the other leaves everything as it is.
-    partner = images[::-1]
-    mixed = jnp.where(_inside(height, width, *box)[None, :, :, None], partner, images * blend + partner * (1 - blend))
-    top, bottom, left, right = box
-    kept = jnp.where(cut, 1 - (bottom - top) * (right - left) / (height * width), blend)
+    active, which, y, x = jax.random.uniform(choice_key, (4,))
+    cut = which < (switch if mixup and cutmix else float(cutmix > 0))
+    alpha = jnp.where(cut, cutmix, mixup)
+    share = jnp.where(active < probability, jax.random.beta(share_key, alpha, alpha), 1.0)
+    top, bottom, left, right = cutmix_box(share, jnp.int32(y * height), jnp.int32(x * width), height, width)
+    partner, inside = images[::-1], _inside(height, width, top, bottom, left, right)
+    cut_images = jnp.where(inside[None, :, :, None], partner, images)
+    mixed = jnp.where(cut, cut_images, images * share + partner * (1 - share))
+    kept = jnp.where(cut, 1 - (bottom - top) * (right - left) / (height * width), share)
     return mixed, targets * kept + targets[::-1] * (1 - kept)
 
 
@@ -165,3 +162,7 @@ def _inside(height: int, width: int, top: jax.Array, bottom: jax.Array, left: ja
     """[H, W] bool, true in the rectangle."""
     y, x = jnp.arange(height)[:, None], jnp.arange(width)[None]
     return (y >= top) & (y < bottom) & (x >= left) & (x < right)
+
+
+def _between(draws: jax.Array, low: float, high: float) -> jax.Array:
+    return low + (high - low) * draws

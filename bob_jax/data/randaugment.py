@@ -76,8 +76,8 @@ def _translate_y(image: Image.Image, level: float, rng: np.random.Generator, fil
 
 
 def _posterize(image: Image.Image, level: float, rng: np.random.Generator, fill: Fill) -> Image.Image:
-    """Keeps 4 bits down to none."""
-    return ImageOps.posterize(image, 4 - int(level * 4))
+    """Keeps 4 bits down to 1; at the very maximum timm asks for none, which Pillow refuses since version 13."""
+    return ImageOps.posterize(image, max(1, 4 - int(level * 4)))
 
 
 def _solarize(image: Image.Image, level: float, rng: np.random.Generator, fill: Fill) -> Image.Image:
