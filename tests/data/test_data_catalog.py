@@ -234,7 +234,7 @@ def test_own_folder(tmp_path):
 def test_check_of_digits_is_clean():
     report = prepare.check("digits")
     assert report.splits["train"].decoded == 1077 and report.classes == 10
-    assert [problem for problem in report.problems if "also in another split" not in problem] == []
+    assert report.problems == () and report.duplicates == ()
 
 
 def test_check_finds_duplicates_corrupt_files_and_wrong_counts(cars):
