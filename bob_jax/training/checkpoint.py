@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 DIVERGED = "lower the learning rate, clip the gradient, or look at the data of that step"
 
 
+class Diverged(BobError):  # noqa: N818 (an outcome, not a mistake)
+    """The loss or the state is NaN or infinite; a grid goes on with its other points."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpointing:
     """Where and how often to save, and what to keep.
@@ -118,13 +122,14 @@ class Checkpoints:
         """Starts to write a checkpoint and returns; the state may be donated at once. Does nothing for a step on disk.
 
         Raises:
-            BobError: the state is not finite (and is not saved), or this or an earlier checkpoint could not be written.
+            Diverged: the state is not finite; it is not saved.
+            BobError: this or an earlier checkpoint could not be written.
         """
         if step in self.steps:
             return
         finite, checksum = _inspect(state)
         if not finite:
-            raise BobError(f"the state after step {step} is not finite and is not saved: {self.advice()}")
+            raise Diverged(f"the state after step {step} is not finite and is not saved: {self.advice()}")
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
         self._remember_score(step, metrics)
         about = {"identity": self._identity, "checksum": int(checksum), "metrics": metrics, "cost": dict(cost)}

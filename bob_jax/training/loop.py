@@ -12,22 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from bob_jax.errors import BobError
-from bob_jax.training.checkpoint import DIVERGED, Checkpointing, Checkpoints
+from bob_jax.training.checkpoint import DIVERGED, Checkpointing, Checkpoints, Diverged
 from bob_jax.training.mesh import place, put_batch
 from bob_jax.training.preemption import Preempted, StopRequests
 from bob_jax.training.reporting import Journal, Progress
 from bob_jax.training.state import TrainState, abstract_state, create_state
 from bob_jax.training.step import LossFn, make_train_step
-
-
-class Diverged(BobError):
-    """The loss is NaN or infinite; a grid goes on with its other points."""
-
 
 # batches(step): an endless or long enough iterator over this process's part of the batches, from step `step` (0: the
 # first) on. The same step must give the same batch, or a resumed run is another run.
@@ -127,12 +121,13 @@ def fit(
         description: what the progress bar says is being done.
 
     Raises:
-        Diverged: the loss is not finite. The last checkpoint is good.
+        Diverged: the loss or the state is not finite. The last checkpoint is good.
         BobError: the batches end too soon, or a checkpoint cannot be read or written. The last checkpoint is good.
         Preempted: SIGTERM or Ctrl-C came. The state is saved; the next start goes on from there.
     """
     if checkpointing and checkpointing.best and not evaluate:
         raise BobError(f"the best state by '{checkpointing.best}' is wanted, but nothing evaluates: give `evaluate`")
+    clock = _Clock(mesh.size)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         stop = stack.enter_context(StopRequests(mesh))
@@ -143,7 +138,8 @@ def fit(
         saved = checkpoints.restore(abstract) if checkpoints else None
         state = saved.state if saved else create_state(params, stats, key, tx, mesh, ema=ema_decay is not None)
         metrics = saved.metrics if saved else {}
-        clock = _Clock(Cost(**saved.cost) if saved else Cost(), mesh.size)
+        if saved:
+            clock.add(saved.cost)
         start = int(state.step)
         if start > total_steps:
             raise BobError(f"the checkpoint is of step {start}, past the {total_steps} steps asked for: ask for more")
@@ -265,23 +261,27 @@ class _Reports:
 class _Clock:
     """Divides the wall time among the parts of a run."""
 
-    def __init__(self, cost: Cost, devices: int) -> None:
-        self.cost = cost
+    def __init__(self, devices: int) -> None:
+        self.cost = Cost()
         self._devices = devices
         self._last = time.monotonic()
-        self._mark = (self.cost.steps, self.cost.step_seconds)
+        self._recent = [0, 0.0]  # steps and their seconds since `recent_rate`
+
+    def add(self, before: Mapping[str, Any]) -> None:
+        """Adds what the run took before it was interrupted."""
+        for name, value in before.items():
+            setattr(self.cost, name, getattr(self.cost, name) + value)
 
     def lap(self, part: str, steps: int = 0) -> None:
         """Gives the time since the last lap to a field of `Cost`."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
-        setattr(self.cost, part, getattr(self.cost, part) + seconds)
-        self.cost.steps += steps
+        self.add({part: seconds})
         if part == "step_seconds":
-            self.cost.device_seconds += seconds * self._devices
+            self.add({"steps": steps, "device_seconds": seconds * self._devices})
+            self._recent = [self._recent[0] + steps, self._recent[1] + seconds]
 
     def recent_rate(self) -> float:
         """Steps per second since this was last asked."""
-        steps, seconds = self._mark
-        self._mark = (self.cost.steps, self.cost.step_seconds)
-        return (self.cost.steps - steps) / max(self.cost.step_seconds - seconds, 1e-9)
+        (steps, seconds), self._recent = self._recent, [0, 0.0]
+        return steps / max(seconds, 1e-9)

@@ -15,7 +15,7 @@ from jax.sharding import AxisType
 from training_problem import FROZEN, batches, flat, loss_fn, make_batch, new_state, train
 
 from bob_jax.errors import BobError
-from bob_jax.training.checkpoint import Checkpointing
+from bob_jax.training.checkpoint import Checkpointing, Diverged
 from bob_jax.training.loop import fit
 from bob_jax.training.mesh import make_mesh, place
 from bob_jax.training.step import Aux
@@ -173,7 +173,7 @@ def test_cost_divides_the_wall_time(tmp_path):
     assert cost.step_seconds >= 0.45
     assert cost.other_seconds >= 0.6
     assert cost.device_seconds == pytest.approx(8 * cost.step_seconds)
-    assert cost.wall_seconds == pytest.approx(wall, abs=0.5)
+    assert cost.wall_seconds == pytest.approx(wall, rel=0.1, abs=0.5)
     assert cost.steps_per_second == pytest.approx(10 / cost.step_seconds)
 
 
@@ -189,7 +189,7 @@ def poisoned(start):
 )
 def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path, every, log_every, good):
     checkpointing = Checkpointing(tmp_path / "run", every=every)
-    with pytest.raises(BobError, match=rf"the loss of step 5 is nan: lower .* \({good}\)"):
+    with pytest.raises(Diverged, match=rf"the loss of step 5 is nan: lower .* \({good}\)"):
         train(6, make_mesh(), batches=poisoned, checkpointing=checkpointing, log_every=log_every)
     # On better data it goes on from what is there, which is sound.
     result = train(6, make_mesh(), checkpointing=checkpointing)
@@ -203,7 +203,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
         return value, Aux(batch["mask"].sum(), stats, {})
 
     checkpointing = Checkpointing(tmp_path / "run", every=1)
-    with pytest.raises(BobError, match=r"the state after step 1 is not finite and is not saved: .*no checkpoint was"):
+    with pytest.raises(Diverged, match=r"the state after step 1 is not finite and is not saved: .*no checkpoint was"):
         fit(
             {"w": np.ones(3, np.float32)},
             exploding,
