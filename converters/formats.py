@@ -5,6 +5,8 @@ file needs no torch, whatever its dtypes.
 """
 
 import pickle
+import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,8 +68,9 @@ def read_safetensors_metadata(path: Path) -> dict[str, str]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        # Opened here: numpy leaves the file open when it is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
         raise _damaged(path, error) from error
 
@@ -77,18 +80,33 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise BobError(f"{path} is a PyTorch file and PyTorch is not installed: pip install torch") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except pickle.UnpicklingError as error:
-        if "weights only" not in str(error).lower():  # the safe loader's own refusals all say so
-            raise _damaged(path, error) from error
+    if _is_torchscript(path):
         raise BobError(
-            f"{path} holds more than tensors, and reading it could run code, so it is refused: take the publisher's "
-            f".safetensors file, or save its state dict alone, where you trust it ({_first_line(error)})"
-        ) from error
+            f"{path} is a TorchScript archive, a program, so it is refused: take the publisher's .safetensors file, or "
+            "save its state dict alone, where you trust it"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is an error anyway
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except pickle.UnpicklingError as error:
+        # Torch's own message goes on to explain how to run the code: not repeated here.
+        if found := re.search(r"Unsupported (?:global|class)\W+(?:GLOBAL )?(\S+)", str(error)):
+            raise BobError(
+                f"{path} holds more than tensors ({found[1]}), and reading it could run code, so it is refused: take "
+                "the publisher's .safetensors file, or save its state dict alone, where you trust it"
+            ) from error
+        raise _damaged(path, pickle.UnpicklingError("no pickle of tensors")) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _damaged(path, error) from error
     return dict(_tensors(content, ""))
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _tensors(content: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -71,7 +71,7 @@ def compare(module: Any, model: Any, images: np.ndarray) -> dict[str, float]:
         (f"map {stride}", ours_map, theirs.permute(0, 2, 3, 1))
         for stride, ours_map, theirs in zip(module.strides, ours.maps, maps, strict=True)
     ]
-    return {stage: _relative(np.asarray(mine), theirs.numpy()) for stage, mine, theirs in pairs}
+    return {stage: relative(np.asarray(mine), theirs.numpy()) for stage, mine, theirs in pairs}
 
 
 def reference(card: Card, original: cache.Original) -> Any:
@@ -89,7 +89,7 @@ def reference(card: Card, original: cache.Original) -> Any:
         options = options | {"dynamic_img_size": True}
     classes = card.arguments["projection_dim"] if card.architecture == "clip_resnet" else 0
     model = timm.create_model(name, pretrained=False, num_classes=classes, **options).eval()
-    _fill(model, original)
+    fill(model, original)
     return model
 
 
@@ -104,7 +104,12 @@ def timm_name(card: Card) -> tuple[str, dict[str, Any]]:
     return name, {}
 
 
-def _fill(model: Any, original: cache.Original) -> None:
+def fill(model: Any, original: cache.Original) -> None:
+    """Fills a timm model with original weights by timm's own loading code.
+
+    Raises:
+        BobError: parameters of the model are missing in the weights.
+    """
     import torch
 
     if original.path.suffix == ".npz":
@@ -134,5 +139,6 @@ def _run(model: Any, images: Any) -> tuple[Any, list[Any]]:
     return model(images), maps
 
 
-def _relative(mine: np.ndarray, theirs: np.ndarray) -> float:
+def relative(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference over the largest value of `theirs`."""
     return float(np.abs(mine - theirs).max() / np.abs(theirs).max())

@@ -8,12 +8,32 @@ Plain files are served too, at `hub.url + "/files/<path below folder>"`, with ra
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Content(NamedTuple):
+    """A file as it was when it was read."""
+
+    data: bytes
+    sha256: str
+
+
+def content(path: Path) -> Content:
+    """The content of a file, read again only when it has changed."""
+    return _content(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _content(path: Path, _modified: int, _size: int) -> Content:
+    data = path.read_bytes()
+    return Content(data, hashlib.sha256(data).hexdigest())
 
 
 @dataclasses.dataclass
@@ -21,7 +41,7 @@ class Hub:
     """What the server serves and how it misbehaves; tests may change it while it runs.
 
     Attributes:
-        folder: `<owner>/<repository>/<file>`; the content now is revision `main`, earlier contents stay at their commit.
+        folder: `<owner>/<repository>/<file>`; its content now is revision `main`, what it was stays at its commit.
         url: for `HF_ENDPOINT`.
         gated: repository -> status (401 or 403) with which it is refused.
         break_after: bytes after which the next download is cut off, once; None never.
@@ -35,14 +55,14 @@ class Hub:
     break_after: int | None = None
     failures: list[int] = dataclasses.field(default_factory=list)
     requests: list[tuple[str, str, str | None]] = dataclasses.field(default_factory=list)
-    commits: dict[tuple[str, str], dict[str, bytes]] = dataclasses.field(default_factory=dict)
+    commits: dict[tuple[str, str], dict[str, "Content"]] = dataclasses.field(default_factory=dict)
 
     def commit(self, repository: str) -> str:
         """The commit that `main` of a repository stands at."""
         root = self.folder / repository
-        files = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
-        named = b"".join(name.encode() + hashlib.sha1(data).digest() for name, data in files.items())
-        commit = hashlib.sha1(named).hexdigest()
+        files = {str(path.relative_to(root)): content(path) for path in sorted(root.rglob("*")) if path.is_file()}
+        named = "\n".join(f"{name} {file.sha256}" for name, file in files.items())
+        commit = hashlib.sha1(named.encode()).hexdigest()
         self.commits[repository, commit] = files
         return commit
 
@@ -72,10 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
 
-    def do_GET(self) -> None:  # noqa: N802 - the name is BaseHTTPRequestHandler's
+    def do_GET(self) -> None:
         self._answer()
 
-    def do_HEAD(self) -> None:  # noqa: N802 - the name is BaseHTTPRequestHandler's
+    def do_HEAD(self) -> None:
         self._answer()
 
     def log_message(self, *_: object) -> None:
@@ -87,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(self.hub.failures.pop(0))
         if found := re.fullmatch(r"/files/(.+)", self.path):
             path = self.hub.folder / found[1]
-            return self._send(path.read_bytes(), {}) if path.is_file() else self._refuse(404)
+            return self._send(content(path), {}) if path.is_file() else self._refuse(404)
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path):
             return self._resolve(*found.groups())
         return self._refuse(404)
@@ -104,12 +124,11 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.hub.commits[repository, commit]
         if file not in files:
             return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
-        data = files[file]
-        linked = {"X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
-        return self._send(data, {"X-Repo-Commit": commit, **linked})
+        linked = {"X-Linked-Etag": f'"{files[file].sha256}"', "X-Linked-Size": str(len(files[file].data))}
+        return self._send(files[file], {"X-Repo-Commit": commit, **linked})
 
-    def _send(self, data: bytes, headers: dict[str, str]) -> None:
-        tag = f'"{hashlib.sha256(data).hexdigest()}"'
+    def _send(self, file: Content, headers: dict[str, str]) -> None:
+        data, tag = file.data, f'"{file.sha256}"'
         start, status = 0, 200
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         if wanted and self.headers.get("If-Range", tag) == tag:
@@ -123,9 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         if self.command == "GET":
-            self._write(data[start:])
+            self._write(memoryview(data)[start:])
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: memoryview) -> None:
         cut, self.hub.break_after = self.hub.break_after, None
         self.wfile.write(data[:cut])
         if cut is not None:

@@ -76,7 +76,9 @@ def test_two_rules_for_one_name_or_one_rule_and_an_ignore_are_errors():
 
 def test_two_names_for_one_parameter_are_an_error():
     with pytest.raises(BobError, match=r"filled twice: block0\.bias"):
-        convert(ARRAYS | {"b": np.zeros(2)}, Table((*TABLE.rules, Rule("b", "block0.bias")), TABLE.ignore), SHAPES, what="x")
+        convert(
+            ARRAYS | {"b": np.zeros(2)}, Table((*TABLE.rules, Rule("b", "block0.bias")), TABLE.ignore), SHAPES, what="x"
+        )
 
 
 def test_an_array_of_another_rank_is_an_error_and_not_a_crash():
