@@ -20,7 +20,7 @@ from bob_jax.backbones.vit import ViT
 from bob_jax.errors import unknown_name
 
 ARCHITECTURES: dict[str, Callable[..., Backbone]] = {"vit": ViT, "resnet": ResNet, "clip_resnet": CLIPResNet}
-CARDS: dict[str, Card] = {card.name: card for card in (*VIT_CARDS, *RESNET_CARDS, *RANDOM_CARDS)}
+CARDS: dict[str, Card] = {one.name: one for one in (*VIT_CARDS, *RESNET_CARDS, *RANDOM_CARDS)}
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 
 
@@ -51,9 +51,7 @@ def card(name: str) -> Card:
 def names(*, architecture: str | None = None, method: str | None = None) -> list[str]:
     """The names of all backbones, or of those with this architecture or pretraining method, in the zoo's order."""
     return [
-        card.name
-        for card in CARDS.values()
-        if architecture in (None, card.architecture) and method in (None, card.method)
+        one.name for one in CARDS.values() if architecture in (None, one.architecture) and method in (None, one.method)
     ]
 
 
