@@ -85,7 +85,9 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
     for name in config["backbones"]:
         zoo.card(name)
     if not protocols or not config["backbones"] or not config["datasets"]:
-        raise BobError(f"the config {config['benchmark']} stands for no cell: name a backbone, a dataset and a protocol")
+        raise BobError(
+            f"the config {config['benchmark']} stands for no cell: name a backbone, a dataset and a protocol"
+        )
     return [
         Cell(
             config["benchmark"],

@@ -1,10 +1,12 @@
 """The zoo: every backbone by name, built from its card, with its weights."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -67,13 +69,19 @@ def build(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, 
     Raises:
         BobError: unknown name.
     """
-    known = card(name)
-    return ARCHITECTURES[known.architecture](**known.arguments, dtype=dtype, drop_path=drop_path, rngs=nnx.Rngs(seed))
+    make = functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path, seed=seed)
+    # Initialised as one program: layer by layer every shape would be a compilation of its own, and none worth caching.
+    weights = jax.jit(lambda: nnx.to_pure_dict(nnx.state(make())))()
+    return nnx.merge(nnx.graphdef(nnx.eval_shape(make)), weights)
 
 
 def skeleton(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0) -> Backbone:
     """`build` without memory or computation: the parameters are `jax.ShapeDtypeStruct`."""
-    return nnx.eval_shape(lambda: build(name, dtype=dtype, drop_path=drop_path))
+    return nnx.eval_shape(functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path, seed=0))
+
+
+def _make(known: Card, *, dtype: DTypeLike | None, drop_path: float, seed: int) -> Backbone:
+    return ARCHITECTURES[known.architecture](**known.arguments, dtype=dtype, drop_path=drop_path, rngs=nnx.Rngs(seed))
 
 
 def load(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, seed: int = 0) -> Loaded:
