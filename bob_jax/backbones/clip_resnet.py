@@ -17,6 +17,7 @@ from bob_jax.backbones.base import Backbone, Features
 from bob_jax.backbones.layers import (
     BatchNorm,
     Convolution,
+    Linear,
     attention,
     compute_dtype,
     drop_path_ramp,
@@ -38,13 +39,13 @@ class AttentionPool(nnx.Module):
     def __init__(self, features: int, grid: int, projection_dim: int | None, *, dtype: DTypeLike, rngs: nnx.Rngs):
         init = nnx.initializers.normal(features**-0.5)
         self.pos_embed = nnx.Param(init(rngs.params(), (grid**2 + 1, features), jnp.float32))
-        self.q = nnx.Linear(features, features, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.k = nnx.Linear(features, features, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.v = nnx.Linear(features, features, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.q = Linear(features, features, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.k = Linear(features, features, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.v = Linear(features, features, kernel_init=init, dtype=dtype, rngs=rngs)
         self.proj = (
             None
             if projection_dim is None
-            else nnx.Linear(features, projection_dim, kernel_init=nnx.initializers.normal(0.01), dtype=dtype, rngs=rngs)
+            else Linear(features, projection_dim, kernel_init=nnx.initializers.normal(0.01), dtype=dtype, rngs=rngs)
         )
         self.grid = (grid, grid)
 
@@ -105,7 +106,7 @@ class CLIPResNet(Backbone):
         self.widths = tuple(width * 2**i * Bottleneck.expansion for i in range(4))
         self.feature_dim = self.widths[-1] if projection_dim is None else projection_dim
         self.num_layers = sum(stages) + 1
-        dtype = compute_dtype(dtype)
+        self.dtype = dtype = compute_dtype(dtype)
 
         self.conv1 = Convolution(3, width // 2, 3, 2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width // 2, dtype=dtype)
@@ -116,7 +117,7 @@ class CLIPResNet(Backbone):
         rates = iter(drop_path_ramp(drop_path, sum(stages)))
         features = width
         for stage, blocks in enumerate(stages):
-            layer = nnx.List()
+            layer: nnx.List = nnx.List()
             for index in range(blocks):
                 layer.append(
                     Bottleneck(

@@ -152,14 +152,14 @@ class ResNet(Backbone):
         self.widths = tuple(width * 2**i * make.expansion for i in range(4))
         self.feature_dim = self.widths[-1]
         self.num_layers = sum(stages) + 1
-        dtype = compute_dtype(dtype)
+        self.dtype = dtype = compute_dtype(dtype)
 
         self.conv1 = Convolution(3, width, 7, 2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype)
         rates = iter(drop_path_ramp(drop_path, sum(stages)))
         features = width
         for stage, blocks in enumerate(stages):
-            layer = nnx.List()
+            layer: nnx.List = nnx.List()
             for index in range(blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
                 layer.append(make(features, width * 2**stage, stride, drop_path=next(rates), dtype=dtype, rngs=rngs))

@@ -83,7 +83,7 @@ class AttentionPoolLatent(nnx.Module):
         self.q = Linear(width, width, dtype=dtype, rngs=rngs)
         self.kv = Linear(width, 2 * width, dtype=dtype, rngs=rngs)
         self.proj = Linear(width, width, dtype=dtype, rngs=rngs)
-        self.norm = LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width, epsilon=epsilon, dtype=dtype)
         self.mlp = Mlp(width, hidden, activation, dtype=dtype, rngs=rngs)
         self.num_heads = num_heads
 
@@ -114,9 +114,9 @@ class Block(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.norm1 = LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(width, epsilon=epsilon, dtype=dtype)
         self.attn = Attention(width, num_heads, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs)
-        self.norm2 = LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(width, epsilon=epsilon, dtype=dtype)
         self.mlp = (
             GatedMlp(width, hidden, dtype=dtype, rngs=rngs)
             if activation == "swiglu"
@@ -214,7 +214,7 @@ class ViT(Backbone):
         self.pos_embed = self._position_table(rngs)
 
         hidden = int(width * mlp_ratio)
-        self.norm_pre = LayerNorm(width, epsilon=epsilon, dtype=self.dtype, rngs=rngs) if pre_norm else None
+        self.norm_pre = LayerNorm(width, epsilon=epsilon, dtype=self.dtype) if pre_norm else None
         self.blocks = nnx.List(
             Block(
                 width,
@@ -230,8 +230,9 @@ class ViT(Backbone):
             )
             for rate in drop_path_ramp(drop_path, depth)
         )
-        norm = LayerNorm(width, epsilon=epsilon, dtype=self.dtype, rngs=rngs)
-        self.norm, self.fc_norm = (None, norm) if fc_norm else (norm, None)
+        norm = LayerNorm(width, epsilon=epsilon, dtype=self.dtype)
+        self.norm = None if fc_norm else norm
+        self.fc_norm = norm if fc_norm else None
         self.attn_pool = (
             AttentionPoolLatent(width, num_heads, hidden, activation, epsilon, self.dtype, rngs)
             if pooling == "map"

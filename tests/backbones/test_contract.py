@@ -1,0 +1,212 @@
+"""What every architecture promises: no hidden mode, layers, sizes, dtypes, sharding, parameter counts."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from from_timm import FAST_COMPILE, drawn, images, outputs, relative_error, trained
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from torch_reference import import_timm
+
+from bob_jax.backbones import parameters
+from bob_jax.backbones.base import Backbone
+from bob_jax.backbones.clip_resnet import CLIPResNet
+from bob_jax.backbones.layers import drop_path, drop_path_ramp
+from bob_jax.backbones.resnet import ResNet
+from bob_jax.backbones.vit import ViT
+
+timm = import_timm()
+from timm.layers.drop import calculate_drop_path_rates  # noqa: E402  (timm is importable only after import_timm)
+
+TINY: dict[str, Callable[..., Backbone]] = {
+    "vit": lambda **more: ViT(
+        **{"patch_size": 8, "width": 16, "depth": 3, "num_heads": 2, "input_size": 32, "rngs": nnx.Rngs(0), **more}
+    ),
+    "siglip": lambda **more: TINY["vit"](pooling="map", class_token=False, **more),
+    "dinov2_reg": lambda **more: TINY["vit"](registers=2, layer_scale=0.1, position="learned_patches", **more),
+    "mae_mean": lambda **more: TINY["vit"](pooling="mean", fc_norm=True, **more),
+    "clip": lambda **more: TINY["vit"](pre_norm=True, **more),
+    "resnet": lambda **more: ResNet(stages=(2, 1, 1, 1), width=8, input_size=64, rngs=nnx.Rngs(0), **more),
+    "resnet_basic": lambda **more: ResNet(
+        stages=(2, 1, 1, 1), block="basic", width=8, input_size=64, rngs=nnx.Rngs(0), **more
+    ),
+    "clip_resnet": lambda **more: CLIPResNet(
+        stages=(2, 1, 1, 1), width=8, input_size=64, projection_dim=24, rngs=nnx.Rngs(0), **more
+    ),
+}
+EVERY = pytest.mark.parametrize("name", TINY)
+ONE_OF_EACH = pytest.mark.parametrize("name", ["vit", "resnet", "clip_resnet"])
+
+
+def abstract(name: str, **more) -> Backbone:
+    return nnx.eval_shape(lambda: TINY[name](**more))
+
+
+@EVERY
+def test_static_attributes_describe_the_output(name):
+    model = abstract(name)
+    features = nnx.eval_shape(lambda model, x: model(x), model, jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32))
+    assert features.pooled.shape == (2, model.feature_dim)
+    expected = [(2, 64 // s, 96 // s, c) for s, c in zip(model.strides, model.widths, strict=True)]
+    assert [x.shape for x in features.maps] == expected
+
+
+@EVERY
+def test_every_parameter_has_a_layer(name):
+    model = abstract(name)
+    layers = {path: model.layer_of(path) for path in parameters.flatten(model)}
+    assert set(layers.values()) == set(range(model.num_layers))  # each layer is used, none lies outside
+    assert model.num_layers >= 3
+    with pytest.raises(KeyError):
+        model.layer_of("head.kernel")
+
+
+@EVERY
+def test_layers_grow_in_the_order_of_computation(name):
+    model = abstract(name)
+    stem = (
+        "patch_embed.proj.kernel",
+        "cls_token",
+        "reg_token",
+        "pos_embed",
+        "norm_pre.scale",
+        "conv1.kernel",
+        "bn3.var",
+    )
+    blocks = [f"blocks.{i}.attn.qkv.kernel" for i in range(3)]
+    blocks += ["layer1.0.conv1.kernel", "layer1.1.bn2.var"]
+    blocks += [f"layer{i}.0.downsample.bn.scale" for i in (2, 3, 4)]
+    after = ("norm.scale", "fc_norm.scale", "attn_pool.latent", "attn_pool.pos_embed")
+    known = parameters.flatten(model)
+    assert {model.layer_of(path) for path in stem if path in known} == {0}
+    layers = [model.layer_of(path) for path in blocks if path in known]
+    assert layers == list(range(1, model.num_layers))
+    assert {model.layer_of(path) for path in after if path in known} <= {model.num_layers - 1}
+
+
+@ONE_OF_EACH
+def test_evaluation_leaves_the_module_as_it_was(name):
+    model = drawn(lambda: TINY[name](drop_path=0.5))
+    before = {path: np.array(leaf) for path, leaf in parameters.flatten(model).items()}
+    first, second = model(images(2, 64, 64)), model(images(2, 64, 64))
+    np.testing.assert_array_equal(first.pooled, second.pooled)
+    for path, leaf in parameters.flatten(model).items():
+        np.testing.assert_array_equal(leaf, before[path])
+
+
+@EVERY
+def test_state_is_parameters_and_statistics_only(name):
+    other = nnx.state(abstract(name, drop_path=0.5), nnx.Not(nnx.Any(nnx.Param, nnx.BatchStat)))
+    assert not jax.tree.leaves(other)
+
+
+@EVERY
+def test_graph_definition_is_a_static_argument(name):
+    first, second = nnx.graphdef(abstract(name)), nnx.graphdef(abstract(name))
+    assert hash(first) == hash(second) and first == second  # else jit would compile again for every instance
+
+
+@ONE_OF_EACH
+def test_training_draws_drop_path_from_the_rngs(name):
+    model = drawn(lambda: TINY[name](drop_path=0.9))
+    a, b, again = (trained(model, images(4, 64, 64), seed)[0] for seed in (1, 2, 1))
+    np.testing.assert_array_equal(a, again)
+    assert np.abs(a - b).max() > 1e-3
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_images():
+    x = jnp.ones((4000, 2, 3))
+    out = np.asarray(drop_path(x, 0.3, nnx.Rngs(0)))
+    per_image = out.reshape(4000, -1)
+    assert (per_image == per_image[:, :1]).all()
+    dropped = (per_image[:, 0] == 0).mean()
+    assert abs(dropped - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 4000)
+    np.testing.assert_allclose(per_image[per_image > 0], 1 / 0.7, rtol=1e-6)
+    assert drop_path(x, 0.3, None) is x
+
+
+def test_drop_path_ramp_equals_timms():
+    for depth in (1, 2, 12, 16):
+        np.testing.assert_allclose(drop_path_ramp(0.3, depth), calculate_drop_path_rates(0.3, depth), rtol=1e-6)
+    model = abstract("resnet", drop_path=0.4)
+    rates = [block.drop_path for stage in range(1, 5) for block in getattr(model, f"layer{stage}")]
+    np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["siglip", "dinov2_reg", "resnet_basic", "clip_resnet"])
+def test_bfloat16_computes_close_to_float32(name):
+    full, half = (drawn(functools.partial(TINY[name], dtype=dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+    assert {leaf.dtype for leaf in parameters.flatten(half).values()} == {jnp.dtype(jnp.float32)}
+    low, high = outputs(half, images(2, 64, 64)), outputs(full, images(2, 64, 64))
+    assert low[0].dtype == jnp.float32 and {x.dtype for x in low[1:]} == {jnp.dtype(jnp.bfloat16)}
+    for mine, exact in zip(low, high, strict=True):
+        assert 0 < relative_error(mine.astype(np.float32), exact) < 0.03  # bfloat16 has 8 bits
+
+
+@ONE_OF_EACH
+def test_sharded_training_step_equals_one_device(name):
+    graph, state = nnx.split(drawn(TINY[name]))
+    x = images(16, 64, 64)
+
+    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
+    def step(state: nnx.State, x: jax.Array) -> tuple:
+        model = nnx.merge(graph, state)
+        features = model(x, rngs=nnx.Rngs(0))
+        return features, nnx.to_pure_dict(nnx.state(model))
+
+    alone = step(state, x)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+        spread = step(jax.device_put(state, whole), jax.device_put(x, parts))
+    assert len(spread[0].pooled.sharding.device_set) == 8
+    for one, eight in zip(jax.tree.leaves(alone), jax.tree.leaves(spread), strict=True):
+        np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-5 * np.abs(one).max())
+
+
+GIANT = {"width": 1536, "depth": 40, "num_heads": 24, "activation": "swiglu", "mlp_ratio": 2.66667 * 2}
+SO400M = {"width": 1152, "depth": 27, "num_heads": 16, "mlp_ratio": 3.7362, "class_token": False, "pooling": "map"}
+REGISTERS = {"registers": 4, "position": "learned_patches"}
+DINOV2 = {"patch_size": 14, "input_size": 518, "layer_scale": 1e-5}
+# timm's name: (builder, millions of parameters without head as the reference table gives them, where it does)
+FULL_SIZE: dict[str, tuple[Callable[[], Backbone], float | None]] = {
+    "vit_small_patch16_224": (lambda: ViT(width=384, num_heads=6, rngs=nnx.Rngs(0)), 21.7),
+    "vit_huge_patch14_224": (
+        lambda: ViT(patch_size=14, width=1280, depth=32, num_heads=16, rngs=nnx.Rngs(0)),
+        None,
+    ),
+    "vit_base_patch14_reg4_dinov2": (lambda: ViT(**DINOV2, **REGISTERS, rngs=nnx.Rngs(0)), 86.6),
+    "vit_giant_patch14_dinov2": (lambda: ViT(**DINOV2, **GIANT, rngs=nnx.Rngs(0)), 1136.5),
+    "vit_so400m_patch14_siglip_224": (lambda: ViT(patch_size=14, **SO400M, rngs=nnx.Rngs(0)), 427.7),
+    "resnet18": (lambda: ResNet(stages=(2, 2, 2, 2), block="basic", rngs=nnx.Rngs(0)), 11.2),
+    "resnet152": (lambda: ResNet(stages=(3, 8, 36, 3), rngs=nnx.Rngs(0)), None),
+    "resnet50_clip": (lambda: CLIPResNet(projection_dim=None, rngs=nnx.Rngs(0)), 36.2),
+    "resnet50x4_clip": (
+        lambda: CLIPResNet(stages=(4, 6, 10, 6), width=80, input_size=288, projection_dim=None, rngs=nnx.Rngs(0)),
+        None,
+    ),
+    "resnet50x16_clip": (
+        lambda: CLIPResNet(stages=(6, 8, 18, 8), width=96, input_size=384, projection_dim=None, rngs=nnx.Rngs(0)),
+        None,
+    ),
+    "resnet50x64_clip": (
+        lambda: CLIPResNet(stages=(3, 15, 36, 10), width=128, input_size=448, projection_dim=None, rngs=nnx.Rngs(0)),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_parameter_counts_of_full_size_models(name):
+    make, millions = FULL_SIZE[name]
+    ours = parameters.count(nnx.eval_shape(make))
+    with torch.device("meta"):
+        reference = timm.create_model(name, num_classes=0)
+    assert ours == sum(p.numel() for p in reference.parameters())
+    assert millions is None or round(ours / 1e6, 1) == millions
