@@ -139,7 +139,7 @@ def test_drop_path_ramp_equals_timms():
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["siglip", "dinov2_reg", "resnet_basic", "clip_resnet"])
+@pytest.mark.parametrize("name", ["siglip", "resnet_basic", "clip_resnet"])
 def test_bfloat16_computes_close_to_float32(name):
     full, half = (drawn(functools.partial(TINY[name], dtype=dtype)) for dtype in (jnp.float32, jnp.bfloat16))
     assert {leaf.dtype for leaf in parameters.flatten(half).values()} == {jnp.dtype(jnp.float32)}

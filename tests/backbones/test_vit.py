@@ -76,8 +76,11 @@ def reference_outputs(reference: VisionTransformer, inputs: np.ndarray) -> list[
     return [reference.forward_head(tokens, pre_logits=True), *(x.permute(0, 2, 3, 1) for x in maps)]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("size", [(48, 48), (64, 40)], ids=["native", "resampled"])
+@pytest.mark.parametrize(
+    ("variant", "size"),
+    [(variant, (48, 48)) for variant in VARIANTS]
+    + [(variant, (64, 40)) for variant in ("augreg", "dinov2_reg", "registers_in_table", "siglip")],
+)
 def test_outputs_equal_timm(variant, size):
     ours, reference = pair(variant)
     inputs = images(2, *size)
