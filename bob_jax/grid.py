@@ -77,11 +77,11 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
         for key in config[section] if section else config:
             if key not in keys:
                 raise unknown_name(f"key in config{'.' if section else ''}{section}", key, keys)
-    protocols = []
-    for name, section in config["protocols"].items():
+    for name in config["protocols"]:
         if name not in PROTOCOLS:
             raise unknown_name("protocol", name, PROTOCOLS)
-        protocols.append(PROTOCOLS[name].from_config(section))
+    sections = {name: config["protocols"][name] for name in PROTOCOLS if name in config["protocols"]}  # cheapest first
+    protocols = [PROTOCOLS[name].from_config(section) for name, section in sections.items()]
     for name in config["backbones"]:
         zoo.card(name)
     if not protocols or not config["backbones"] or not config["datasets"]:

@@ -13,14 +13,8 @@ from ml_collections import ConfigDict
 
 from configs.argument import parse
 
-BACKBONES = (
-    "vit_nano4_random",
-    "vit_nano8_random",
-    "vit_micro4_random",
-    "resnet10_nano_random",
-    "resnet18_nano_random",
-    "resnet26_nano_random",
-)
+DEFAULT = ("vit_nano8_random", "vit_micro8_random", "resnet10_nano_random", "resnet18_nano_random")
+BACKBONES = (*DEFAULT, "vit_nano4_random", "resnet26_nano_random")
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -34,22 +28,23 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "batch_size": 256,
         },
         "augmented_probe": {
-            "base_learning_rates": (0.03, 0.1, 0.3, 1.0),
-            "batch_size": 256,
-            "epochs": 20,
-            "warmup_epochs": 2,
+            # LARS moves a head by rate / 1000 of its length a step, and here are few steps: the rates are large.
+            "base_learning_rates": (30.0, 100.0, 300.0, 1000.0),
+            "batch_size": 64,
+            "epochs": 8,
+            "warmup_epochs": 1,
             "crop_scale": (0.5, 1.0),
             "horizontal_flip": False,  # a mirrored digit is another sign
         },
         "finetune": {
-            "learning_rates": (1e-3, 3e-3),
+            "learning_rates": (1e-3, 5e-3),
             "weight_decays": (0.05,),
-            "layer_decay": 0.9,
-            "batch_size": 128,
+            "layer_decay": 1.0,  # nothing is pretrained: no layer deserves to move less
+            "batch_size": 64,
             "accumulate": 1,
-            "epochs": 20,
-            "warmup_epochs": 2,
-            "evaluations": 4,
+            "epochs": 8,
+            "warmup_epochs": 1,
+            "evaluations": 2,
             "drop_path": 0.0,
             "label_smoothing": 0.1,
             "mixup": 0.0,
@@ -63,7 +58,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         },
     }
     choice = parse(
-        argument, backbones=BACKBONES, datasets=("digits",), protocols=tuple(protocols), default_backbones=BACKBONES
+        argument, backbones=BACKBONES, datasets=("digits",), protocols=tuple(protocols), default_backbones=DEFAULT
     )
     return ConfigDict(
         {

@@ -1,4 +1,4 @@
-"""`configs/fgvc.py:vit_b16_clip` whole: weights from a hub on loopback, a TFDS set and a class folder, every protocol."""
+"""`configs/fgvc.py:vit_b16_clip` whole: weights from a loopback hub, a TFDS set, a class folder, every protocol."""
 
 import json
 import subprocess

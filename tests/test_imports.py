@@ -1,4 +1,4 @@
-"""What a plain run does not touch is not imported, and the two light rooms live on jax, flax, optax, orbax and numpy."""
+"""What a plain run does not touch is not imported; the light rooms live on jax, flax, optax, orbax and numpy."""
 
 import subprocess
 import sys

@@ -1,13 +1,13 @@
 """timm, the reference of the parity tests, importable also beside a CPU-only torch.
 
-torchvision's compiled operators do not load beside a CPU build of torch, and then `import timm` fails. Classification models
-never call those operators: registering their names is enough.
+torchvision's compiled operators do not load beside a CPU build of torch, and then `import timm` fails.
+Classification models never call those operators: registering their names is enough.
 """
 
 import contextlib
 from types import ModuleType
 
-TORCHVISION_OPERATORS = (
+TORCHVISION_OPERATORS = (  # noqa: SIM905
     "nms qnms roi_align _roi_align_backward ps_roi_align _ps_roi_align_backward roi_pool _roi_pool_backward "
     "ps_roi_pool _ps_roi_pool_backward qroi_align deform_conv2d _deform_conv2d_backward"
 ).split()

@@ -59,7 +59,7 @@ def _tiny_twins() -> list[Card]:
     rows: tuple[tuple[str, str, dict[str, Any], float, int], ...] = (
         ("vit_nano4_random", "vit", nano | {"patch_size": 4}, 0.207, 64),
         ("vit_nano8_random", "vit", nano | {"patch_size": 8}, 0.213, 64),
-        ("vit_micro4_random", "vit", nano | {"patch_size": 4, "width": 96, "depth": 6, "num_heads": 3}, 0.682, 96),
+        ("vit_micro8_random", "vit", nano | {"patch_size": 8, "width": 96, "depth": 6, "num_heads": 3}, 0.692, 96),
         ("resnet10_nano_random", "resnet", basic | {"stages": (1, 1, 1, 1)}, 0.309, 128),
         ("resnet18_nano_random", "resnet", basic | {"stages": (2, 2, 2, 2)}, 0.701, 128),
         ("resnet26_nano_random", "resnet", {"stages": (2, 2, 2, 2), "width": 16}, 0.88, 512),

@@ -1,6 +1,7 @@
 """All cells in order: those with a record are skipped, a failing one never takes the others with it."""
 
 import dataclasses
+import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,8 @@ class _Launcher:
         record, outputs = single.run(cell, dataset, self.mesh, workdir.absolute(), None if workers < 0 else workers)
         if self.leads:
             self.store.write(record, outputs)
+            for checkpoints in workdir.glob("**/checkpoints"):  # nothing is left to resume; the journals stay
+                shutil.rmtree(checkpoints)
         score = record.metrics[record.main_metric]
         self.say(
             f"    {record.main_metric} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"

@@ -119,7 +119,7 @@ class AugmentedProbe(Protocol):
             frozen=nnx.to_pure_dict(frozen),
             checkpointing=Checkpointing(
                 context.workdir / "checkpoints",
-                every=max(1, total // 10),
+                every=max(200, total // 20),
                 keep=1,
                 identity={"cell": context.workdir.name},
             ),

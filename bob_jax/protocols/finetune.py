@@ -167,7 +167,7 @@ class _Trainer:
             ema_decay=protocol.ema or None,
             checkpointing=Checkpointing(
                 folder / "checkpoints",
-                every=max(1, total // 10),
+                every=max(200, total // 20),
                 keep=1,
                 best="validation",
                 identity={**point, "cell": folder.parent.name},

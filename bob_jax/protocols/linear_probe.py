@@ -2,8 +2,9 @@
 
     minimise over W, b:  mean_i CE(W'x_i + b, y_i) + lambda / 2 |W|^2
 
-with x standardised by the training split's statistics. This is scikit-learn's objective with lambda = 1 / (C N). The features are extracted once; L-BFGS (Liu & Nocedal
-1989, as optax has it, with a zoom line search) runs under vmap over lambda until every gradient is small.
+with x standardised by the training split's statistics. This is scikit-learn's objective with lambda = 1 / (C N).
+The features are extracted once; L-BFGS (Liu & Nocedal 1989, as optax has it, with a zoom line search) runs under vmap
+over lambda until every gradient is small.
 """
 
 import dataclasses
