@@ -29,7 +29,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         },
         "augmented_probe": {
             # LARS moves a head by rate / 1000 of its length a step, and here are few steps: the rates are large.
-            "base_learning_rates": (30.0, 100.0, 300.0, 1000.0),
+            "base_learning_rates": (100.0, 300.0, 1000.0, 3000.0),
             "batch_size": 64,
             "epochs": 8,
             "warmup_epochs": 1,

@@ -1,0 +1,95 @@
+"""Every config file, for every backbone it offers: the cells are valid, and the training loss of each can be traced."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bob_jax import grid
+from bob_jax.backbones import zoo
+from bob_jax.data.arrays import ArraySource
+from bob_jax.data.base import Dataset
+from bob_jax.errors import BobError
+from bob_jax.protocols.base import Competitor, Context
+from bob_jax.protocols.finetune import Finetune, _Trainer
+from bob_jax.training.mesh import make_mesh
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = sorted(
+    path.stem for path in (ROOT / "configs").glob("*.py") if "def get_config" in path.read_text(encoding="utf-8")
+)
+BATCH = 8
+
+
+def config(file: str, argument: str | None = None):
+    return importlib.import_module(f"configs.{file}").get_config(argument)
+
+
+def distinct() -> list:
+    """One backbone for each architecture, size and config: what differs only in weights traces alike."""
+    seen: dict[str, tuple[str, str]] = {}
+    for file in FILES:
+        for name in config(file, "all").backbones:
+            card = zoo.card(name)
+            size = card.preprocessing.input_size
+            seen.setdefault(json.dumps([file, card.architecture, dict(card.arguments), size]), (file, name))
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("argument", [None, "all"])
+@pytest.mark.parametrize("file", FILES)
+def test_a_config_stands_for_valid_cells(file, argument):
+    chosen = config(file, argument)
+    cells = grid.cells(chosen)
+    assert chosen.benchmark == file
+    expected = len(chosen.backbones) * len(chosen.datasets) * len(chosen.protocols) * len(chosen.seeds)
+    assert len({cell.id("version") for cell in cells}) == len(cells) == expected
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_head_of_a_config_gives_its_command(file):
+    text = (ROOT / "configs" / f"{file}.py").read_text(encoding="utf-8")
+    assert f"python main.py --config=configs/{file}.py" in text
+    assert "Expected:" in text
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_key_that_nothing_reads_is_an_error(file):
+    chosen = config(file)
+    with chosen.unlocked():
+        chosen.protocols.knn.temprature = 1.0
+    with pytest.raises(BobError, match=r"unknown key in protocols.knn 'temprature': did you mean temperature\?"):
+        grid.cells(chosen)
+    chosen = config(file)
+    with chosen.unlocked():
+        chosen.data.limits = 3
+    with pytest.raises(BobError, match=r"unknown key in config.data 'limits': did you mean limit\?"):
+        grid.cells(chosen)
+    chosen = config(file)
+    del chosen.protocols.knn["k"]
+    with pytest.raises(BobError, match=r"protocols.knn lacks k"):
+        grid.cells(chosen)
+
+
+@pytest.mark.parametrize(("file", "name"), distinct())
+def test_the_training_loss_of_every_backbone_can_be_traced(file, name, tmp_path):
+    protocol = Finetune.from_config(config(file).protocols.finetune)
+    card, module = zoo.card(name), zoo.skeleton(name, drop_path=protocol.drop_path_rate())
+    source = ArraySource(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32))
+    splits = dict.fromkeys(("train", "validation", "test"), source)
+    dataset = Dataset("nothing", "1", tuple("abcdefg"), splits, dict.fromkeys(splits, ""), "accuracy", "none")
+    trainer = _Trainer(protocol, Competitor(card, module, "0" * 64), dataset, Context(make_mesh(), tmp_path))
+    trainer._optimizer(1e-3, 0.05, 10, 1)  # layer decay knows every parameter
+    size = card.preprocessing.input_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((BATCH, size, size, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((BATCH,), jnp.bool),
+    }
+    loss, aux = jax.eval_shape(trainer._loss(), trainer.params, None, trainer.stats, batch, jax.random.key(0))
+    assert loss.shape == aux.weight.shape == ()
+    assert jax.tree.map(jnp.shape, aux.stats) == jax.tree.map(jnp.shape, trainer.stats)
