@@ -26,7 +26,9 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the cells and stop.")
 def parse(argv: list[str]) -> list[str]:
     """absl's flags, with every mistake as one line that names it."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        CONFIG.value.get("benchmark")  # a config file that cannot be read says so at its first use only
+        return rest
     except flags.Error as error:
         raise BobError(str(error)) from error
     except AttributeError as error:  # a --config.key that the config does not have

@@ -17,4 +17,4 @@ def environment(cache: Path, **more: str) -> dict[str, str]:
 def run_main(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """`python main.py ...` from the repository root."""
     command = [sys.executable, "main.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=540)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1000)
