@@ -14,6 +14,7 @@ from bob_jax import grid
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
 from bob_jax.launch import local
+from bob_jax.training.preemption import Preempted
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/digits.py", "The grid: a file of configs/, then `:` and its argument.", lock_config=True
@@ -58,6 +59,9 @@ def command() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     try:
         app.run(main, flags_parser=parse)
+    except Preempted as stop:
+        print(f"stopped on request after step {stop.step}: the same command goes on from there", file=sys.stderr)
+        raise
     except BobError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

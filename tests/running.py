@@ -14,6 +14,12 @@ def environment(cache: Path, **more: str) -> dict[str, str]:
     return kept | {"BOB_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"} | more
 
 
+def start_main(*arguments: str, env: dict[str, str]) -> subprocess.Popen[str]:
+    """The same in the background."""
+    command = [sys.executable, "main.py", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def run_main(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """`python main.py ...` from the repository root."""
     command = [sys.executable, "main.py", *arguments]

@@ -23,6 +23,7 @@ from bob_jax.protocols.features import extract
 from bob_jax.training import optimizer as optimizers
 from bob_jax.training.checkpoint import Checkpointing
 from bob_jax.training.loop import Diverged, fit
+from bob_jax.training.mesh import to_host
 from bob_jax.training.step import Aux, LossFn
 
 Arrays = dict[str, np.ndarray]
@@ -126,7 +127,7 @@ class AugmentedProbe(Protocol):
             journal=context.workdir / "metrics.jsonl",
             description=f"{competitor.card.name}: {count} heads",
         )
-        heads, stats = jax.tree.map(np.asarray, (result.state.params, result.state.stats))
+        heads, stats = to_host((result.state.params, result.state.stats))
         return heads, stats, result.cost.device_seconds, tuple(loader.skipped)
 
     def _loss(self, graphdef: nnx.GraphDef, competitor: Competitor) -> LossFn:

@@ -26,7 +26,7 @@ from bob_jax.protocols.inference import Rows, infer
 from bob_jax.training import optimizer as optimizers
 from bob_jax.training.checkpoint import Checkpointing
 from bob_jax.training.loop import Diverged, FitResult, fit
-from bob_jax.training.mesh import batch_sharding, place
+from bob_jax.training.mesh import batch_sharding, place, to_host
 from bob_jax.training.state import TrainState
 from bob_jax.training.step import Aux, LossFn
 
@@ -149,7 +149,7 @@ class _Trainer:
         except Diverged:
             return _Point(None, {**point, "validation": None}, 0.0, tuple(loader.skipped))
         point |= {"epoch": result.step / steps_per_epoch, "validation": result.metrics["validation"]}
-        weights = jax.device_get(_weights(result.state))  # off the devices: the next point needs the room
+        weights = to_host(_weights(result.state))  # off the devices: the next point needs the room
         return _Point(weights, point, result.cost.device_seconds, tuple(loader.skipped))
 
     def _fit(self, point: dict[str, float], folder: Path, loader: Loader, total: int, warmup: int) -> FitResult:

@@ -128,8 +128,8 @@ def solve(
     }
     with jax.set_mesh(mesh):
         data = meshes.split_rows(padded, mesh)
-        solutions = _solve(data, jnp.asarray(regularisation), classes, tolerance, max_iterations)
-    (weights, bias), gradient, iterations = jax.tree.map(np.asarray, solutions)
+        solutions = _solve(data, np.asarray(regularisation, np.float32), classes, tolerance, max_iterations)
+    (weights, bias), gradient, iterations = meshes.to_host(solutions)
     return weights, bias, gradient, iterations
 
 

@@ -164,3 +164,12 @@ def split_rows(tree: Any, mesh: Mesh) -> Any:
     """
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_callback(rows.shape, sharding, lambda i: rows[i]), tree)
+
+
+def to_host(tree: Any) -> Any:
+    """Whole arrays as NumPy, on every process, wherever their parts lie."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)

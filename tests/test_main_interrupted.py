@@ -1,0 +1,100 @@
+"""main.py stopped in mid-training and started again, and main.py on two hosts: the same records as one quiet run."""
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import environment, run_main, start_main
+
+CELL = (
+    "--config=configs/digits.py:vit_nano8_random,protocol=finetune",
+    "--config.protocols.finetune.learning_rates=(0.005,)",
+    "--config.protocols.finetune.evaluations=4",
+    "--limit=200",
+)
+SHORT = (
+    "--config=configs/digits.py:vit_nano8_random",
+    "--limit=40",
+    "--config.protocols.finetune.epochs=2",
+    "--config.protocols.augmented_probe.epochs=2",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def outputs(results: Path) -> dict[str, dict[str, np.ndarray]]:
+    return {path.name: dict(np.load(path)) for path in sorted(results.glob("*.npz"))}
+
+
+@pytest.fixture(scope="module")
+def straight(cache, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    results = tmp_path_factory.mktemp("straight")
+    done = run_main(*CELL, f"--results={results}", env=environment(cache))
+    assert done.returncode == 0, done.stderr
+    return outputs(results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_stopped_run_goes_on_bit_for_bit(cache, straight, tmp_path, number, code):
+    running = start_main(*CELL, f"--results={tmp_path}", env=environment(cache))
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("work/*/point_00/checkpoints/[0-9]*")):
+        assert running.poll() is None, running.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == code
+    assert not list(tmp_path.glob("*.json"))
+    if number == signal.SIGTERM:
+        assert "the same command goes on from there" in errors
+    done = run_main(*CELL, f"--results={tmp_path}", env=environment(cache))
+    assert done.returncode == 0, done.stderr
+    found = outputs(tmp_path)
+    assert found.keys() == straight.keys()
+    for name, arrays in straight.items():
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(found[name][key], array)
+
+
+@pytest.mark.slow
+def test_two_hosts_write_the_records_of_one(cache, tmp_path, unused_tcp_port):
+    alone = run_main(*SHORT, f"--results={tmp_path / 'one'}", env=environment(cache))
+    assert alone.returncode == 0, alone.stderr
+    hosts = [
+        start_main(
+            *SHORT,
+            f"--results={tmp_path / 'two'}",
+            env=environment(
+                tmp_path / "cache",
+                JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{unused_tcp_port}",
+                JAX_NUM_PROCESSES="2",
+                JAX_PROCESS_ID=str(number),
+            ),
+        )
+        for number in range(2)
+    ]
+    printed = [host.communicate(timeout=400) for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], printed
+    assert "4 of 4 cells have a record" in printed[0][0]
+    assert "record" not in printed[1][0]  # only the first one speaks
+    one, two = outputs(tmp_path / "one"), outputs(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, arrays in one.items():
+        np.testing.assert_array_equal(two[name]["id"], arrays["id"])
+        np.testing.assert_array_equal(two[name]["prediction"], arrays["prediction"])
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
