@@ -5,8 +5,16 @@
 
 Data: 1,797 images of 8 x 8 pixels (UCI Optical Recognition of Handwritten Digits, test part), 10 classes, split
 1077 / 360 / 360 into train, validation and test, stratified.
-Expected: fine-tuned from scratch the small backbones reach 95 to 99 %; k-NN on the raw pixels of this split scores
-about 98 %, so a random backbone's features must be read as "how much of the pixels survives".
+Expected: accuracy in percent of the four default backbones, seed 0, on 2 CPU cores in about 5 minutes.
+
+                          knn   linear_probe   augmented_probe   finetune
+    vit_nano8_random     46.9           83.6              32.5       45.8
+    vit_micro8_random    51.7           88.1              42.5       41.9
+    resnet10_nano_random 17.5           23.6              14.4       98.9
+    resnet18_nano_random 15.8           21.4              16.1       98.9
+
+None is pretrained. Frozen, they show how much of the pixels a random function lets through; a random ResNet hides them
+behind running statistics that were never measured.
 """
 
 from ml_collections import ConfigDict
