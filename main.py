@@ -32,7 +32,7 @@ def parse(argv: list[str]) -> list[str]:
         return rest
     except flags.Error as error:
         raise BobError(str(error)) from error
-    except AttributeError as error:  # a --config.key that the config does not have
+    except (AttributeError, KeyError) as error:  # a --config.key that the config, with this argument, does not have
         raise BobError("unknown config key " + str(error.args[0]).replace("\n", ": ")) from error
     except OSError as error:
         raise BobError(

@@ -76,6 +76,7 @@ def test_a_failing_cell_does_not_take_the_others_with_it(cache, tmp_path):
         ((f"{DIGITS}:protocl=knn",), "unknown key in the config's argument 'protocl': did you mean protocol?"),
         ((DIGITS, "--config.protocols.knn.temprature=1"), "temperature"),
         ((DIGITS, "--config.protocols.knn.temperature=hot"), "could not convert string to float: 'hot'"),
+        ((f"{DIGITS}:protocol=knn", "--config.protocols.finetune.epochs=1"), "unknown config key 'finetune'"),
         (("--config=configs/digitz.py",), "cannot read the config file"),
         ((DIGITS, "--config.mesh.fsdp=3"), "fsdp=3 does not divide the 1 devices"),
         ((DIGITS, "--limt=3"), "Unknown command line flag 'limt'"),
