@@ -112,6 +112,21 @@ def test_two_processes_give_the_numbers_of_one_and_stop_together(tmp_path, cache
     assert_equal(tmp_path / "one", straight, rtol=1e-5, atol=1e-6)
 
 
+def test_twenty_steps_have_the_same_losses_on_one_device_eight_devices_and_two_processes(tmp_path, cache):
+    one, eight, two = (tmp_path / name for name in ("one", "eight", "two"))
+    for folder in (one, eight, two):
+        folder.mkdir()
+    finish(start(one, cache, steps=20, devices=1, fsdp=1))
+    finish(start(eight, cache, steps=20, devices=8, fsdp=1))
+    for process in start_two(two, cache, steps=20):
+        finish(process)
+    alone = losses(one)
+    assert list(alone) == list(range(1, 21))
+    for folder in (eight, two):
+        others = losses(folder)
+        np.testing.assert_allclose([others[step] for step in alone], list(alone.values()), rtol=1e-5)
+
+
 def test_a_full_disk_is_one_clear_line_and_leaves_the_last_checkpoint(tmp_path, cache, straight):
     # A limit on the size of files makes the same system call fail, in the same library, as a full disk does, and needs
     # no disk to fill. It comes while step 8 runs: then step 3 is on disk, and step 6 most likely.
