@@ -34,6 +34,7 @@ def test_card_says_what_the_architecture_is(name):
     if arguments.get("activation") != "swiglu":
         arguments = {key: value for key, value in arguments.items() if key not in SHAPELESS}
     millions, feature_dim, input_size = measured(card.architecture, json.dumps(arguments, sort_keys=True))
+    # Cards give millions as published, rounded to one decimal.
     assert millions == pytest.approx(card.parameters, rel=0.01)
     assert feature_dim == card.feature_dim
     assert input_size == card.preprocessing.input_size

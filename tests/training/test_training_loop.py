@@ -173,6 +173,7 @@ def test_cost_divides_the_wall_time(tmp_path):
     assert cost.step_seconds >= 0.45
     assert cost.other_seconds >= 0.6
     assert cost.device_seconds == pytest.approx(8 * cost.step_seconds)
+    # Two clocks around the same work; a busy machine may pause between their readings.
     assert cost.wall_seconds == pytest.approx(wall, rel=0.1, abs=0.5)
     assert cost.steps_per_second == pytest.approx(10 / cost.step_seconds)
 
