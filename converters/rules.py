@@ -14,38 +14,44 @@ import numpy as np
 
 from bob_jax.errors import BobError
 
-Transform = Callable[[np.ndarray], np.ndarray]
-Shapes = Mapping[str, tuple[int, ...]]
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
 
 
-def identity(array: np.ndarray) -> np.ndarray:
-    """The array as it is."""
-    return array
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """A change of layout, both ways; called, it goes forward.
+
+    Attributes:
+        forward: from the source's layout to ours.
+        backward: from ours to the source's, which has the given shape: `backward(forward(x), x.shape) == x`.
+    """
+
+    forward: Callable[[np.ndarray], np.ndarray]
+    backward: Callable[[np.ndarray, Shape], np.ndarray]
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """The array in our layout."""
+        return self.forward(array)
 
 
-def linear(weight: np.ndarray) -> np.ndarray:
-    """PyTorch's Linear weight [out, in] as a kernel [in, out]."""
-    return weight.T
+def reshaped(forward: Callable[[np.ndarray], np.ndarray]) -> Transform:
+    """A transform that only groups axes anew, so that the source's shape is all it takes to undo it."""
+    return Transform(forward, lambda array, shape: array.reshape(shape))
 
 
-def conv(weight: np.ndarray) -> np.ndarray:
-    """PyTorch's Conv2d weight [out, in, H, W] as a kernel [H, W, in, out]."""
-    return weight.transpose(2, 3, 1, 0)
-
-
-def merge_heads_out(kernel: np.ndarray) -> np.ndarray:
-    """A query, key or value kernel [width, heads, head_dim] as [width, heads * head_dim]."""
-    return kernel.reshape(kernel.shape[0], -1)
-
-
-def merge_heads_in(kernel: np.ndarray) -> np.ndarray:
-    """An attention output kernel [heads, head_dim, width] as [heads * head_dim, width]."""
-    return kernel.reshape(-1, kernel.shape[-1])
-
-
-def flat(array: np.ndarray) -> np.ndarray:
-    """All values in one row: biases kept per head."""
-    return array.reshape(-1)
+# The array as it is.
+identity = Transform(lambda array: array, lambda array, shape: array)
+# PyTorch's Linear weight [out, in] as a kernel [in, out].
+linear = Transform(lambda weight: weight.T, lambda kernel, shape: kernel.T)
+# PyTorch's Conv2d weight [out, in, H, W] as a kernel [H, W, in, out].
+conv = Transform(lambda weight: weight.transpose(2, 3, 1, 0), lambda kernel, shape: kernel.transpose(3, 2, 0, 1))
+# A query, key or value kernel [width, heads, head_dim] as [width, heads * head_dim].
+merge_heads_out = reshaped(lambda kernel: kernel.reshape(kernel.shape[0], -1))
+# An attention output kernel [heads, head_dim, width] as [heads * head_dim, width].
+merge_heads_in = reshaped(lambda kernel: kernel.reshape(-1, kernel.shape[-1]))
+# All values in one row: biases kept per head.
+flat = reshaped(lambda array: array.reshape(-1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Rule:
     Attributes:
         pattern: regular expression that matches whole source names.
         target: dotted parameter path; `\1` and so on stand for the groups of the pattern.
-        transform: from the source's layout to ours.
+        transform: between the source's layout and ours.
         part: (index, count) where `count` sources, joined along their last axis, make one parameter.
     """
 
@@ -103,15 +109,11 @@ def convert(arrays: Mapping[str, np.ndarray], table: Table, shapes: Shapes, *, w
     parts: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
     counts: dict[str, int] = {}
     for name in arrays:
-        matches = [(rule, found) for rule in table.rules if (found := re.fullmatch(rule.pattern, name))]
-        ignored = any(re.fullmatch(pattern, name) for pattern in table.ignore)
-        if len(matches) + ignored != 1:
-            problems["matched by several rules" if matches else "not known to the table"].append(name)
+        place = _place(name, table, problems)
+        if place is None:
             continue
-        if ignored:
-            continue
-        rule, found = matches[0]
-        target, (index, count) = found.expand(rule.target), rule.part
+        target, rule = place
+        index, count = rule.part
         if target not in shapes:
             problems["not a parameter of this architecture"].append(name)
         elif index in parts[target] or counts.setdefault(target, count) != count:
@@ -129,6 +131,59 @@ def convert(arrays: Mapping[str, np.ndarray], table: Table, shapes: Shapes, *, w
             f"{what} does not fit the architecture (a checkpoint of another model, or the wrong table): {listing}"
         )
     return converted
+
+
+def export(arrays: Mapping[str, np.ndarray], table: Table, shapes: Shapes, *, what: str) -> dict[str, np.ndarray]:
+    """The way back: the arrays of a checkpoint from the parameters of an architecture.
+
+    Args:
+        arrays: every parameter of the architecture by dotted path.
+        table: the checkpoint's key layout.
+        shapes: source name -> shape, of every array the checkpoint has; what the table ignores is left out.
+        what: the checkpoint, for messages.
+
+    Returns:
+        The names of `shapes` that the table maps, with their shapes; `convert` of them gives `arrays` again.
+
+    Raises:
+        BobError: a name is known to no rule or to several, a parameter has no place in the checkpoint, or one does not
+            fit its shape; one error lists them all.
+    """
+    problems: dict[str, list[str]] = defaultdict(list)
+    places: dict[str, dict[int, tuple[str, Rule]]] = defaultdict(dict)
+    for name in shapes:
+        if place := _place(name, table, problems):
+            target, rule = place
+            places[target][rule.part[0]] = (name, rule)
+    problems |= {"without a place in it": names} if (names := [name for name in arrays if name not in places]) else {}
+    exported: dict[str, np.ndarray] = {}
+    for target, parts in places.items():
+        if target not in arrays:
+            problems["not a parameter of this architecture"].append(target)
+            continue
+        start = 0
+        for _, (name, rule) in sorted(parts.items()):
+            layout = rule.transform.forward(np.broadcast_to(np.float32(0), shapes[name])).shape
+            piece = arrays[target][..., start : start + layout[-1]] if rule.part[1] > 1 else arrays[target]
+            start += layout[-1] if rule.part[1] > 1 else 0
+            if piece.shape != layout:
+                problems[f"of shape {piece.shape} where the checkpoint has {layout}"].append(target)
+            else:
+                exported[name] = np.ascontiguousarray(rule.transform.backward(piece, shapes[name]))
+    if problems:
+        listing = "; ".join(f"{problem}: {summarise(names)}" for problem, names in problems.items())
+        raise BobError(f"{what} cannot hold these parameters: {listing}")
+    return exported
+
+
+def _place(name: str, table: Table, problems: dict[str, list[str]]) -> tuple[str, Rule] | None:
+    """The parameter that a source array belongs to and the rule that says so; None if it is ignored, or a problem."""
+    matches = [(rule, found) for rule in table.rules if (found := re.fullmatch(rule.pattern, name))]
+    ignored = any(re.fullmatch(pattern, name) for pattern in table.ignore)
+    if len(matches) + ignored != 1:
+        problems["matched by several rules" if matches else "not known to the table"].append(name)
+        return None
+    return None if ignored else (matches[0][1].expand(matches[0][0].target), matches[0][0])
 
 
 def _transformed(rule: Rule, array: np.ndarray) -> np.ndarray | None:

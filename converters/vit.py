@@ -1,8 +1,6 @@
 """Key layouts of Vision Transformer checkpoints."""
 
-import numpy as np
-
-from converters.rules import Rule, Table, conv, flat, linear, merge_heads_in, merge_heads_out
+from converters.rules import Rule, Table, conv, flat, linear, merge_heads_in, merge_heads_out, reshaped
 
 LINEAR = r"blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.fc[12])"
 NORM = r"blocks\.\d+\.norm[12]|norm|norm_pre|fc_norm"
@@ -67,22 +65,16 @@ AUGREG_VIT = Table(
 )
 
 
-def _with_batch(table: np.ndarray) -> np.ndarray:
-    """Position table [N, C] as [1, N, C]."""
-    return table[None]
-
-
-def _token(vector: np.ndarray) -> np.ndarray:
-    """Class token [C] as [1, 1, C]."""
-    return vector.reshape(1, 1, -1)
-
+# Position table [N, C] as [1, N, C], class token [C] as [1, 1, C].
+with_batch = reshaped(lambda table: table[None])
+token = reshaped(lambda vector: vector.reshape(1, 1, -1))
 
 # CLIP as OpenAI and OpenCLIP publish it (`open_clip_pytorch_model.bin`): what is outside of `visual` is the text tower.
 RESBLOCK = r"visual\.transformer\.resblocks\.(\d+)\."
 OPENCLIP_VIT = Table(
     rules=(
-        Rule(r"visual\.class_embedding", "cls_token", _token),
-        Rule(r"visual\.positional_embedding", "pos_embed", _with_batch),
+        Rule(r"visual\.class_embedding", "cls_token", token),
+        Rule(r"visual\.positional_embedding", "pos_embed", with_batch),
         Rule(r"visual\.conv1\.weight", "patch_embed.proj.kernel", conv),
         Rule(r"visual\.ln_pre\.weight", "norm_pre.scale"),
         Rule(r"visual\.ln_pre\.bias", "norm_pre.bias"),

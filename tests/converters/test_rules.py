@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bob_jax.errors import BobError
-from converters.rules import Rule, Table, conv, convert, flat, linear, merge_heads_in, merge_heads_out, summarise
+from converters.rules import Rule, Table, conv, convert, export, flat, linear, merge_heads_in, merge_heads_out, summarise
 
 TABLE = Table(
     rules=(
@@ -112,3 +112,57 @@ def test_transforms_against_hand_values():
 def test_summary_keeps_every_name_in_a_short_line():
     names = [f"blocks.{index}.norm.scale" for index in (0, 1, 2, 5)] + ["cls_token", "head.1.bias"]
     assert summarise(names) == "blocks.{0-2,5}.norm.scale, cls_token, head.1.bias"
+
+
+def test_export_undoes_convert_for_every_transform():
+    table = Table(
+        rules=(
+            Rule(r"a\.weight", "a.kernel", linear),
+            Rule(r"c\.weight", "c.kernel", conv),
+            Rule("q/kernel", "qkv.kernel", merge_heads_out, (0, 2)),
+            Rule("v/kernel", "qkv.kernel", merge_heads_out, (1, 2)),
+            Rule("q/bias", "qkv.bias", flat, (0, 2)),
+            Rule("v/bias", "qkv.bias", flat, (1, 2)),
+            Rule("out", "proj.kernel", merge_heads_in),
+        ),
+        ignore=("head",),
+    )
+    source_shapes = {
+        "a.weight": (3, 4),
+        "c.weight": (5, 2, 3, 3),
+        "q/kernel": (4, 2, 3),
+        "v/kernel": (4, 2, 5),
+        "q/bias": (2, 3),
+        "v/bias": (2, 5),
+        "out": (2, 3, 7),
+        "head": (9,),
+    }
+    rng = np.random.default_rng(0)
+    source = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in source_shapes.items()}
+    shapes = {
+        "a.kernel": (4, 3),
+        "c.kernel": (3, 3, 2, 5),
+        "qkv.kernel": (4, 16),
+        "qkv.bias": (16,),
+        "proj.kernel": (6, 7),
+    }
+    ours = convert(source, table, shapes, what="source")
+    back = export(ours, table, source_shapes, what="target")
+    assert back.keys() == source.keys() - {"head"}
+    for name, array in back.items():
+        np.testing.assert_array_equal(array, source[name])
+
+
+def test_export_lists_everything_that_does_not_fit():
+    table = Table((Rule("a", "a"), Rule("b", "b"), Rule("c", "c")))
+    arrays = {"a": np.zeros(3, np.float32), "b": np.zeros(2, np.float32), "z": np.zeros(1, np.float32)}
+    with pytest.raises(BobError) as caught:
+        export(arrays, table, {"a": (4,), "b": (2,), "c": (1,), "unknown": (1,)}, what="target")
+    message = str(caught.value)
+    for part in (
+        "not known to the table: unknown",
+        "without a place in it: z",
+        "of shape (3,) where the checkpoint has (4,): a",
+        "not a parameter of this architecture: c",
+    ):
+        assert part in message
