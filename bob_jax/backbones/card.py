@@ -65,6 +65,7 @@ class Card:
         pooling: what the descriptor is: "cls", "mean", "map", "attention", ...
         scores: published figures with their source, e.g. {"imagenet top-1": "84.53 (timm results)"}.
         notes: what a user must know.
+        gated: whether the publisher's terms must be accepted, with an account, before the weights can be fetched.
     """
 
     name: str
@@ -82,3 +83,4 @@ class Card:
     pooling: str
     scores: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: str = ""
+    gated: bool = False
