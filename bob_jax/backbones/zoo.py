@@ -69,19 +69,33 @@ def build(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, 
     Raises:
         BobError: unknown name.
     """
-    make = functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path, seed=seed)
+    make = functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path)
     # Initialised as one program: layer by layer every shape would be a compilation of its own, and none worth caching.
-    weights = jax.jit(lambda: nnx.to_pure_dict(nnx.state(make())))()
-    return nnx.merge(nnx.graphdef(nnx.eval_shape(make)), weights)
+    weights = jax.jit(lambda: nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(seed)))))()
+    return nnx.merge(nnx.graphdef(skeleton(name, dtype=dtype, drop_path=drop_path)), weights)
 
 
 def skeleton(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0) -> Backbone:
     """`build` without memory or computation: the parameters are `jax.ShapeDtypeStruct`."""
-    return nnx.eval_shape(functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path, seed=0))
+    known = card(name)
+    return nnx.eval_shape(lambda: _make(known, dtype=dtype, drop_path=drop_path, rngs=OneKey(jax.random.key(0))))
 
 
-def _make(known: Card, *, dtype: DTypeLike | None, drop_path: float, seed: int) -> Backbone:
-    return ARCHITECTURES[known.architecture](**known.arguments, dtype=dtype, drop_path=drop_path, rngs=nnx.Rngs(seed))
+class OneKey(NamedTuple):
+    """Stands in for `nnx.Rngs` where only shapes matter: every stream gives the same key.
+
+    `nnx.Rngs` counts in a traced array, and each `count += 1` has JAX search all that was traced before for the text of
+    an error nobody sees (flax 0.12.8, jax 0.10.2): n keys cost n squared, most of the time of a large skeleton.
+    """
+
+    key: jax.Array
+
+    def __getattr__(self, stream: str) -> Callable[[], jax.Array]:
+        return lambda: self.key
+
+
+def _make(known: Card, *, dtype: DTypeLike | None, drop_path: float, rngs: nnx.Rngs | OneKey) -> Backbone:
+    return ARCHITECTURES[known.architecture](**known.arguments, dtype=dtype, drop_path=drop_path, rngs=rngs)
 
 
 def load(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, seed: int = 0) -> Loaded:
