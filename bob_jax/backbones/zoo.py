@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -98,7 +100,14 @@ def _make(known: Card, *, dtype: DTypeLike | None, drop_path: float, rngs: nnx.R
     return ARCHITECTURES[known.architecture](**known.arguments, dtype=dtype, drop_path=drop_path, rngs=rngs)
 
 
-def load(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, seed: int = 0) -> Loaded:
+def load(
+    name: str,
+    *,
+    dtype: DTypeLike | None = None,
+    drop_path: float = 0.0,
+    seed: int = 0,
+    place: Callable[[np.ndarray | jax.Array], jax.Array] = jnp.asarray,
+) -> Loaded:
     """A backbone with its pretrained weights, fetched and converted at the first call; a random twin from its seed.
 
     Args:
@@ -106,18 +115,23 @@ def load(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, s
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU. Parameters are float32.
         drop_path: stochastic depth rate, used in training only.
         seed: of a random twin's initialisation; without meaning for pretrained weights.
+        place: puts each array where it belongs as soon as it is read, split over devices for instance; on the default
+            device unless told. The host never holds the whole model.
 
     Raises:
         BobError: unknown name, or weights that can be neither fetched nor converted.
     """
     known = card(name)
     if known.source is None:
-        return Loaded(build(name, dtype=dtype, drop_path=drop_path, seed=seed), _random_digest(known, seed))
+        module, digest = build(name, dtype=dtype, drop_path=drop_path, seed=seed), _random_digest(known, seed)
+        placed = {path: place(leaf) for path, leaf in parameters.flatten(module).items()}
+        parameters.assign(module, placed, where=name)
+        return Loaded(module, digest)
     from converters import cache  # lazily: a random twin needs no converter
 
-    arrays, receipt = cache.load(known)
+    placed, receipt = cache.load(known, place)
     module = skeleton(name, dtype=dtype, drop_path=drop_path)
-    parameters.assign(module, arrays, where=str(cache.path_of(known)))
+    parameters.assign(module, placed, where=str(cache.path_of(known)))
     return Loaded(module, receipt.weights_sha256)
 
 
