@@ -1,4 +1,4 @@
-"""`python -m converters list | convert NAME | verify NAME`: the weights of the zoo, fetched, converted, verified."""
+"""`python -m converters list | convert NAME | verify NAME | export NAME`: weights fetched, verified, and given back."""
 
 import argparse
 import sys
@@ -43,13 +43,21 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="all backbones with weights, and which are converted").set_defaults(run=_list)
     for name, run, summary in (
         ("convert", _convert, "fetch and convert, also where the cache has it already"),
-        ("verify", _verify, "convert, then compare with the original implementation (needs timm and torch)"),
+        ("verify", _verify, "convert, then compare with the original stage by stage (needs torch, and timm or diffusers)"),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("name", help="backbone, e.g. vit_b16_clip")
         command.add_argument("--from", dest="file", type=Path, metavar="FILE", help="its checkpoint on this machine")
         command.add_argument("--table", help=f"key layout of FILE where it is not the card's: {', '.join(TABLES)}")
         command.set_defaults(run=run)
+    summary = "write weights of ours for the original implementation, as its state dict"
+    command = commands.add_parser("export", help=summary, description=summary)
+    command.add_argument("name", help="backbone, e.g. vit_b16_clip")
+    command.add_argument("--to", type=Path, metavar="FILE", required=True, help="what is written: .safetensors or .pth")
+    command.add_argument(
+        "--weights", type=Path, metavar="FILE", help="fine-tuned .safetensors by dotted path; else the published ones"
+    )
+    command.set_defaults(run=_export)
     return parser
 
 
@@ -84,6 +92,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     found = parity.verify(zoo.card(arguments.name), _original(arguments))
     print_table(receipt.COLUMNS, receipt.rows(found.parity))
     return 0 if all(stage.float32 <= receipt.TOLERANCE for stage in found.parity) else 1
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from converters.export import export
+
+    export(zoo.card(arguments.name), arguments.to, arguments.weights)
+    print(f"{arguments.to}: written")
+    return 0
 
 
 if __name__ == "__main__":

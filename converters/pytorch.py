@@ -19,7 +19,7 @@ _registered: list[Any] = []  # the registration lasts as long as this object
 
 
 def import_library(name: str) -> Any:
-    """timm, diffusers or another library that stands on torch.
+    """torch, timm, diffusers or another library that stands on torch.
 
     Raises:
         BobError: it is not installed, or does not work with the torch that is.
@@ -31,9 +31,8 @@ def import_library(name: str) -> Any:
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
     except (ImportError, RuntimeError) as error:
-        raise BobError(
-            f"the original implementation needs {name} and torch: pip install torch {name} ({error})"
-        ) from error
+        packages = " ".join(dict.fromkeys(("torch", name)))
+        raise BobError(f"this needs {name}, and it cannot be imported ({error}): pip install {packages}") from error
 
 
 def _torchvision_operators() -> Any:
