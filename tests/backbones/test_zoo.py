@@ -129,9 +129,11 @@ def test_trap_publishers_preprocessing_where_timm_differs():
     assert zoo.card("resnet50_a1h_in1k").preprocessing.input_size == 176
 
 
-def test_trap_dinov2_is_native_at_518_and_registers_have_no_position():
+def test_trap_dinov2_positions_are_for_518_and_registers_have_none():
     for name in ("vit_s14_dinov2", "vit_l14_dinov2_reg"):
-        assert zoo.card(name).preprocessing.input_size == 518
+        assert zoo.card(name).preprocessing.input_size == 224  # as the authors evaluate, not timm's 518
+    assert zoo.card("vit_s14_dinov2").arguments["resample"] == "dinov2"
+    assert zoo.card("vit_s14_dinov2_reg").arguments["resample"] == "antialiased"
     assert parameters.flatten(zoo.skeleton("vit_s14_dinov2"))["pos_embed"].shape == (1, 37 * 37 + 1, 384)
     registers = parameters.flatten(zoo.skeleton("vit_s14_dinov2_reg"))
     assert registers["pos_embed"].shape == (1, 37 * 37, 384)
