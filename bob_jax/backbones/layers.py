@@ -105,13 +105,24 @@ class Convolution(nnx.Conv):
     "SAME" would pad a strided convolution on one side only at even sizes: another function.
     """
 
-    def __init__(self, in_features: int, features: int, kernel: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        kernel: int,
+        stride: int,
+        *,
+        groups: int = 1,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         super().__init__(
             in_features,
             features,
             (kernel, kernel),
             strides=stride,
             padding=((kernel // 2, kernel // 2),) * 2,  # a list would make the graphdef unhashable
+            feature_group_count=groups,
             use_bias=False,
             kernel_init=convolution_init,
             dtype=dtype,

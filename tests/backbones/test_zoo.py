@@ -48,7 +48,7 @@ def test_pretrained_cards_are_complete():
         assert card.table in TABLES, card.name
         assert card.licence and card.data and card.method != "random", card.name
         assert card.name == card.name.lower() and not card.name.endswith("_random")
-        assert card.pooling in ("cls", "mean", "map", "attention"), card.name
+        assert card.pooling in ("cls", "mean", "map", "attention", "gem"), card.name
 
 
 def test_random_twins_have_no_weights_to_fetch():
@@ -154,7 +154,7 @@ def test_trap_tags_are_written_out():
 
 def test_non_commercial_licences_are_marked():
     marked = {card.method for card in zoo.CARDS.values() if not card.commercial}
-    assert marked == {"mae", "mocov3", "clip"}
+    assert marked == {"mae", "mocov3", "clip", "sscd"}
     for card in zoo.CARDS.values():
         assert card.commercial == (card.licence not in ("cc-by-nc-4.0", "apple-ascl")), card.name
 
