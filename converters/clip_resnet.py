@@ -39,15 +39,19 @@ def _stage(number: int) -> tuple[Rule, ...]:
     )
 
 
-# timm's ByobNet with CLIP's attention pool as its head.
+TIMM_TRUNK = (
+    Rule(r"stem\.(conv[123])\.conv\.weight", r"\1.kernel", conv),
+    *norm_rules(r"stem\.conv([123])\.bn", r"bn\1"),
+    *(rule for number in (1, 2, 3, 4) for rule in _stage(number)),
+)
+# timm's ByobNet with CLIP's attention pool as its head; and the mean in place of it, a pool in the file or not.
 TIMM_CLIP_RESNET = Table(
     rules=(
-        Rule(r"stem\.(conv[123])\.conv\.weight", r"\1.kernel", conv),
-        *norm_rules(r"stem\.conv([123])\.bn", r"bn\1"),
-        *(rule for number in (1, 2, 3, 4) for rule in _stage(number)),
+        *TIMM_TRUNK,
         Rule(r"head\.pos_embed", "attn_pool.pos_embed"),
         Rule(r"head\.([qkv]|proj)\.weight", r"attn_pool.\1.kernel", linear),
         Rule(r"head\.([qkv]|proj)\.bias", r"attn_pool.\1.bias"),
     ),
     ignore=(r".*\.num_batches_tracked",),
 )
+TIMM_CLIP_RESNET_WITHOUT_POOL = Table(TIMM_TRUNK, ignore=(r".*\.num_batches_tracked", r"head\..*"))

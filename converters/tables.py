@@ -12,7 +12,10 @@ TABLES: dict[str, Table] = {
     "openclip_vit": vit.OPENCLIP_VIT,
     "timm_resnet": resnet.TIMM_RESNET,
     "mocov3_resnet": resnet.MOCOV3_RESNET,
+    "sscd_torchvision": resnet.SSCD_TORCHVISION,
+    "sscd_classy": resnet.SSCD_CLASSY,
     "timm_clip_resnet": clip_resnet.TIMM_CLIP_RESNET,
+    "timm_clip_resnet_without_pool": clip_resnet.TIMM_CLIP_RESNET_WITHOUT_POOL,
     "openai_clip_resnet": clip_resnet.OPENAI_CLIP_RESNET,
 }
 

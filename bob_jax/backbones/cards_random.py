@@ -48,7 +48,7 @@ def _twins() -> list[Card]:
         ("vit_b16_random", "vit", B, 85.8, 768),
         ("vit_l16_random", "vit", L, 303.3, 1024),
     )
-    dinov2 = _twin("vit_s14_dinov2_random", "vit", S | DINOV2, 22.1, 384, Preprocessing(input_size=518, crop_pct=1.0))
+    dinov2 = _twin("vit_s14_dinov2_random", "vit", S | DINOV2, 22.1, 384, Preprocessing())
     return [*(_twin(*row, Preprocessing()) for row in rows), dinov2]
 
 

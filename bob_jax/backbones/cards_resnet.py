@@ -129,8 +129,41 @@ def _self_supervised() -> list[Card]:
     ]
 
 
+def _copy_detection() -> list[Card]:
+    """SSCD (arXiv 2202.10261): descriptors of length 1, made to find copies and not classes."""
+    large = {"stages": R101["stages"], "groups": 32, "group_width": 4, "descriptor_dim": 1024}
+    rows: tuple[tuple[str, str, dict[str, Any], float, int, str], ...] = (
+        ("resnet50_sscd", "sscd_imagenet_mixup.torchvision.pt", R50, 24.6, 512, "ImageNet-1k"),
+        ("resnet50_sscd_disc", "sscd_disc_mixup.torchvision.pt", R50, 24.6, 512, "DISC 2021"),
+        ("resnext101_sscd_disc", "sscd_disc_large.classy.pt", large, 44.2, 1024, "DISC 2021"),
+    )
+    return [
+        Card(
+            name=name,
+            architecture="sscd",
+            arguments={"input_size": 320, **arguments},
+            table="sscd_torchvision" if "torchvision" in file else "sscd_classy",
+            method="sscd",
+            data=data,
+            source=WeightSource(url=f"{FACEBOOK}/sscd-copy-detection/{file}"),
+            licence="cc-by-nc-4.0",
+            commercial=False,
+            preprocessing=Preprocessing(input_size=320, crop_pct=1.0, interpolation="bilinear", crop_mode="squash"),
+            parameters=parameters,
+            feature_dim=feature_dim,
+            pooling="gem",
+            notes="Pooled by a generalised mean, projected, of length 1. The authors' README says 'CC-NC 4.0', and "
+            "offers two inputs: squashed to 320 (here), or the short side at 288 uncropped.",
+        )
+        for name, file, arguments, parameters, feature_dim, data in rows
+    ]
+
+
 def _clip() -> list[Card]:
-    """CLIP (arXiv 2103.00020); the descriptor is the attention pool's output in the joint space of image and text."""
+    """CLIP (arXiv 2103.00020); the descriptor is the attention pool's output in the joint space of image and text.
+
+    The cards `..._gap` have the same trunks and the mean over the last map in place of the pool.
+    """
     openai = "OpenAI, 400 M pairs"
     rows: tuple[tuple[str, str, dict[str, Any], int, float, str], ...] = (
         ("resnet50_clip", "resnet50_clip.openai", R50, 1024, 38.3, openai),
@@ -164,7 +197,30 @@ def _clip() -> list[Card]:
             notes="The attention pool's positions belong to the native size and are resampled for others.",
         )
         for name, tag, arguments, projection, parameters, data in rows
+    ] + [
+        Card(
+            name=name,
+            architecture="clip_resnet",
+            arguments={"input_size": 224, **arguments, "pooling": "mean"},
+            table="timm_clip_resnet_without_pool",
+            method="clip",
+            data=data,
+            source=WeightSource(hub=f"timm/{tag}"),
+            licence="mit",
+            commercial=True,
+            preprocessing=Preprocessing(crop_pct=1.0, mean=CLIP_MEAN, std=CLIP_STD),
+            parameters=parameters,
+            feature_dim=2048,
+            pooling="mean",
+            notes="The mean of positions in place of CLIP's attention pool: not what CLIP compared with its texts.",
+        )
+        for name, tag, arguments, parameters, data in (
+            ("resnet50_clip_gap", "resnet50_clip_gap.openai", R50, 23.5, openai),
+            ("resnet50_clip_gap_cc12m", "resnet50_clip_gap.cc12m", R50, 23.5, "CC12M"),
+            ("resnet50_clip_gap_yfcc15m", "resnet50_clip_gap.yfcc15m", R50, 23.5, "YFCC15M"),
+            ("resnet101_clip_gap", "resnet101_clip_gap.openai", R101, 42.5, openai),
+        )
     ]
 
 
-RESNET_CARDS: tuple[Card, ...] = (*_supervised(), *_self_supervised(), *_clip())
+RESNET_CARDS: tuple[Card, ...] = (*_supervised(), *_self_supervised(), *_copy_detection(), *_clip())

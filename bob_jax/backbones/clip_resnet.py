@@ -6,6 +6,7 @@ strides, and by an attention pool in place of the mean. Attribute names follow O
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,10 @@ from bob_jax.backbones.layers import (
     resample_positions,
 )
 from bob_jax.backbones.resnet import Bottleneck, average_pool, block_layer, check_stages, run_stages
-from bob_jax.errors import BobError
+from bob_jax.errors import BobError, unknown_name
 
 HEAD_DIM = 64
+POOLINGS = ("attention", "mean")
 
 
 class AttentionPool(nnx.Module):
@@ -65,7 +67,8 @@ class AttentionPool(nnx.Module):
 
 
 class CLIPResNet(Backbone):
-    """CLIP's modified ResNet: four feature maps of strides 4, 8, 16 and 32; `pooled` is the attention pool's output.
+    """CLIP's modified ResNet: four feature maps of strides 4, 8, 16 and 32; `pooled` is the attention pool's output, or
+    the mean over the last map.
 
     Input of any size from 32 pixels works; a size that 32 does not divide loses the rest at the border, as in OpenAI's
     code. Layers for learning-rate decay: the stem is 0, then every block is one, in order; the attention pool belongs
@@ -76,8 +79,10 @@ class CLIPResNet(Backbone):
             (6, 8, 18, 8) x16, (3, 15, 36, 10) x64.
         width: channels of the stem's end: 64 for RN50 and RN101, 80 for x4, 96 for x16, 128 for x64; even.
         input_size: side of the square input that the position table is for: 224, 288 for x4, 384 for x16, 448 for x64.
+        pooling: "attention", or "mean", which leaves the attention pool out and takes input of any size.
         projection_dim: width of the projection to the joint space of image and text, which gives the descriptor that
-            OpenAI publishes: 1024 RN50, 512 RN101, 640 x4, 768 x16, 1024 x64; None stops before it.
+            OpenAI publishes: 1024 RN50, 512 RN101, 640 x4, 768 x16, 1024 x64; None stops before it. Without meaning
+            for the mean.
         drop_path: stochastic depth rate of the last block; one linear ramp from 0 over all blocks.
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU.
         rngs: for the initial weights, distributed as timm's.
@@ -94,6 +99,7 @@ class CLIPResNet(Backbone):
         stages: Sequence[int] = (3, 4, 6, 3),
         width: int = 64,
         input_size: int = 224,
+        pooling: Literal["attention", "mean"] = "attention",
         projection_dim: int | None = 1024,
         drop_path: float = 0.0,
         dtype: DTypeLike | None = None,
@@ -104,7 +110,11 @@ class CLIPResNet(Backbone):
             raise BobError(f"CLIPResNet: width {width} must be even and input_size {input_size} a multiple of 32")
         self.input_size = input_size
         self.widths = tuple(width * 2**i * Bottleneck.expansion for i in range(4))
-        self.feature_dim = self.widths[-1] if projection_dim is None else projection_dim
+        if pooling not in POOLINGS:
+            raise unknown_name("pooling", pooling, POOLINGS)
+        self.feature_dim = self.widths[-1]
+        if pooling == "attention" and projection_dim is not None:
+            self.feature_dim = projection_dim
         self.num_layers = sum(stages) + 1
         self.dtype = dtype = compute_dtype(dtype)
 
@@ -132,7 +142,11 @@ class CLIPResNet(Backbone):
                 )
                 features = self.widths[stage]
             setattr(self, f"layer{stage + 1}", layer)
-        self.attn_pool = AttentionPool(features, input_size // 32, projection_dim, dtype=dtype, rngs=rngs)
+        self.attn_pool = (
+            AttentionPool(features, input_size // 32, projection_dim, dtype=dtype, rngs=rngs)
+            if pooling == "attention"
+            else None
+        )
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> Features:
         """Features of [B, H, W, 3] images; `pooled` is [B, D] float32."""
@@ -143,6 +157,8 @@ class CLIPResNet(Backbone):
         x = jax.nn.relu(self.bn2(self.conv2(x), train=train))
         x = average_pool(jax.nn.relu(self.bn3(self.conv3(x), train=train)), 2)
         maps = run_stages(self, x, rngs)
+        if self.attn_pool is None:
+            return Features(jnp.mean(maps[-1], axis=(1, 2), dtype=jnp.float32), maps)
         return Features(self.attn_pool(maps[-1]).astype(jnp.float32), maps)
 
     def layer_of(self, path: str) -> int:

@@ -7,6 +7,7 @@ taken in float32 whatever the dtype.
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -104,13 +105,24 @@ class Convolution(nnx.Conv):
     "SAME" would pad a strided convolution on one side only at even sizes: another function.
     """
 
-    def __init__(self, in_features: int, features: int, kernel: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        kernel: int,
+        stride: int,
+        *,
+        groups: int = 1,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         super().__init__(
             in_features,
             features,
             (kernel, kernel),
             strides=stride,
             padding=((kernel // 2, kernel // 2),) * 2,  # a list would make the graphdef unhashable
+            feature_group_count=groups,
             use_bias=False,
             kernel_init=convolution_init,
             dtype=dtype,
@@ -246,24 +258,38 @@ def drop_path_ramp(rate: float, depth: int) -> list[float]:
 
 
 def resample_positions(
-    table: jax.Array, old: tuple[int, int], new: tuple[int, int], num_prefix_tokens: int
+    table: jax.Array,
+    old: tuple[int, int],
+    new: tuple[int, int],
+    num_prefix_tokens: int,
+    method: Literal["antialiased", "dinov2"] = "antialiased",
 ) -> jax.Array:
-    """A position table for another grid: antialiased bicubic, as timm's `resample_abs_pos_embed`.
+    """A position table for another grid, by bicubic interpolation.
 
     Args:
         table: [1, P + h * w, C] float32; P entries for prefix tokens, then the grid row by row.
         old: (h, w) of the table.
         new: (h', w') wanted.
         num_prefix_tokens: P; these entries are kept as they are.
+        method: "antialiased" as timm's `resample_abs_pos_embed`, and DINOv2's own code for its models with registers;
+            "dinov2" as that code (`interpolate_pos_encoding`) for those without: no antialiasing, and every step is
+            h / (h' + 0.1) long, so that the grid does not quite end where the table does.
 
     Returns:
         [1, P + h' * w', C].
     """
     if old == new:
         return table
-    prefix, grid = table[:, :num_prefix_tokens], table[:, num_prefix_tokens:]
     channels = table.shape[-1]
-    grid = jax.image.resize(grid.reshape(1, *old, channels), (1, *new, channels), "bicubic", antialias=True)
+    prefix, grid = table[:, :num_prefix_tokens], table[:, num_prefix_tokens:].reshape(1, *old, channels)
+    shape = (1, *new, channels)
+    if method == "antialiased":
+        grid = jax.image.resize(grid, shape, "bicubic", antialias=True)
+    else:
+        scale = jnp.array([(after + 0.1) / before for before, after in zip(old, new, strict=True)], jnp.float32)
+        grid = jax.image.scale_and_translate(
+            grid, shape, (1, 2), scale, jnp.zeros(2), method="cubic-pytorch", antialias=False
+        )
     return jnp.concatenate([prefix, grid.reshape(1, -1, channels)], axis=1)
 
 

@@ -1,4 +1,5 @@
-"""ResNet (He et al. 2016, arXiv 1512.03385), as torchvision and timm build it: the stride stands on the 3x3.
+"""ResNet (He et al. 2016, arXiv 1512.03385) and ResNeXt (Xie et al. 2017, 1611.05431), as torchvision and timm build
+them: the stride stands on the 3x3.
 
 Attribute names follow torchvision's, except for the projection of the shortcut: `downsample.conv`, `downsample.bn`.
 """
@@ -69,6 +70,7 @@ class Bottleneck(nnx.Module):
     """1x1, 3x3, 1x1 convolutions around a shortcut (ResNet-50 and deeper).
 
     With `antialias`, as in CLIP, the 3x3 has no stride; an average pool behind it has, and another in the shortcut.
+    `hidden` is the width of the 3x3 where it is not `width`, and `groups` the parts it is cut into (ResNeXt).
     """
 
     expansion = 4
@@ -80,17 +82,19 @@ class Bottleneck(nnx.Module):
         stride: int,
         *,
         antialias: bool = False,
+        hidden: int | None = None,
+        groups: int = 1,
         drop_path: float,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        features = width * self.expansion
+        features, hidden = width * self.expansion, hidden or width
         self.pool = stride if antialias else 1
-        self.conv1 = Convolution(in_features, width, 1, 1, dtype=dtype, rngs=rngs)
-        self.bn1 = BatchNorm(width, dtype=dtype)
-        self.conv2 = Convolution(width, width, 3, stride // self.pool, dtype=dtype, rngs=rngs)
-        self.bn2 = BatchNorm(width, dtype=dtype)
-        self.conv3 = Convolution(width, features, 1, 1, dtype=dtype, rngs=rngs)
+        self.conv1 = Convolution(in_features, hidden, 1, 1, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(hidden, dtype=dtype)
+        self.conv2 = Convolution(hidden, hidden, 3, stride // self.pool, groups=groups, dtype=dtype, rngs=rngs)
+        self.bn2 = BatchNorm(hidden, dtype=dtype)
+        self.conv3 = Convolution(hidden, features, 1, 1, dtype=dtype, rngs=rngs)
         self.bn3 = BatchNorm(features, zero_scale=True, dtype=dtype)
         self.downsample = (
             Downsample(in_features, features, stride, antialias=antialias, dtype=dtype, rngs=rngs)
@@ -122,6 +126,8 @@ class ResNet(Backbone):
         block: "basic" (ResNet-18, 34) or "bottleneck" (50, 101, 152).
         width: channels of the stem; the stages have 1, 2, 4 and 8 times as many, bottlenecks four times that at their
             end.
+        groups: parts that the 3x3 of a bottleneck is cut into (ResNeXt's cardinality).
+        group_width: channels of each part in the first stage, doubled from stage to stage: 4 in ResNeXt-101 32x4d.
         input_size: side of the square input that the weights were trained for.
         drop_path: stochastic depth rate of the last block; one linear ramp from 0 over all blocks.
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU.
@@ -139,6 +145,8 @@ class ResNet(Backbone):
         stages: Sequence[int] = (3, 4, 6, 3),
         block: Literal["basic", "bottleneck"] = "bottleneck",
         width: int = 64,
+        groups: int = 1,
+        group_width: int = 64,
         input_size: int = 224,
         drop_path: float = 0.0,
         dtype: DTypeLike | None = None,
@@ -146,6 +154,8 @@ class ResNet(Backbone):
     ):
         if block not in BLOCKS:
             raise unknown_name("block", block, BLOCKS)
+        if block == "basic" and groups != 1:
+            raise BobError("ResNet: groups are a bottleneck's: block='basic' has none")
         make = BLOCKS[block]
         self.stages = check_stages(stages)
         self.input_size = input_size
@@ -162,7 +172,11 @@ class ResNet(Backbone):
             layer: nnx.List = nnx.List()
             for index in range(blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
-                layer.append(make(features, width * 2**stage, stride, drop_path=next(rates), dtype=dtype, rngs=rngs))
+                # A plain ResNet is one group as wide as the stage.
+                cut = {"hidden": groups * group_width * 2**stage, "groups": groups} if groups > 1 else {}
+                layer.append(
+                    make(features, width * 2**stage, stride, drop_path=next(rates), dtype=dtype, rngs=rngs, **cut)
+                )
                 features = self.widths[stage]
             setattr(self, f"layer{stage + 1}", layer)
 

@@ -32,6 +32,7 @@ from bob_jax.errors import BobError, unknown_name
 
 POOLINGS = ("cls", "mean", "map")
 POSITIONS = ("learned", "learned_patches", "sincos")
+RESAMPLINGS = ("antialiased", "dinov2")
 
 
 class PatchEmbed(nnx.Module):
@@ -137,8 +138,7 @@ class Block(nnx.Module):
 class ViT(Backbone):
     """Vision Transformer.
 
-    Any input works whose sides are divisible by the patch size: the position table is resampled inside the call
-    (antialiased bicubic, as timm; the original DINOv2 code resamples its tables without antialiasing).
+    Any input works whose sides are divisible by the patch size: the position table is resampled inside the call.
     The one feature map holds the patch tokens after `norm`; a model with `fc_norm` has no norm before its pooling, and
     its map is the output of the last block.
 
@@ -153,7 +153,8 @@ class ViT(Backbone):
         num_heads: attention heads of each block.
         mlp_ratio: hidden width of the perceptron over `width`, the product rounded down. With "swiglu" it counts
             gate and value together.
-        input_size: side of the square input that the position table is for.
+        input_size: side of the square input that it is made for.
+        table_size: side of the square input that the position table is for, where that is another one (DINOv2: 518).
         pooling: "cls", "mean" (of patch tokens) or "map" (attention pool with a learned query, SigLIP).
         fc_norm: the final norm stands behind the pooling and not before it (timm's default for mean pooling).
         class_token: whether there is one.
@@ -164,6 +165,7 @@ class ViT(Backbone):
         position: "learned" has entries also for class token and registers, "learned_patches" for patches only
             (DeiT III, DINOv2 with registers). "sincos" (MoCo v3) starts as the fixed two-dimensional table and is
             `layers.Fixed`: loaded and stored like a parameter, never trained.
+        resample: how the table becomes one for another grid, see `layers.resample_positions`.
         qkv_bias: biases on query, key and value.
         epsilon: of every layer norm.
         drop_path: stochastic depth rate of the last block; a linear ramp from 0 over the blocks.
@@ -183,6 +185,7 @@ class ViT(Backbone):
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
         input_size: int = 224,
+        table_size: int | None = None,
         pooling: Literal["cls", "mean", "map"] = "cls",
         fc_norm: bool = False,
         class_token: bool = True,
@@ -191,6 +194,7 @@ class ViT(Backbone):
         activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu",
         layer_scale: float | None = None,
         position: Literal["learned", "learned_patches", "sincos"] = "learned",
+        resample: Literal["antialiased", "dinov2"] = "antialiased",
         qkv_bias: bool = True,
         epsilon: float = 1e-6,
         drop_path: float = 0.0,
@@ -198,13 +202,14 @@ class ViT(Backbone):
         rngs: nnx.Rngs,
     ):
         self.patch_size, self.width, self.input_size = patch_size, width, input_size
-        self.pooling, self.position = pooling, position
+        self.pooling, self.position, self.resample = pooling, position, resample
         self.feature_dim, self.strides, self.widths = width, (patch_size,), (width,)
         self.num_layers = depth + 1
         self.num_prefix_tokens = class_token + registers
         self.dtype = compute_dtype(dtype)
-        self._check_arguments(num_heads, class_token)
-        self.grid = (input_size // patch_size,) * 2
+        table_size = table_size or input_size
+        self._check_arguments(num_heads, class_token, table_size)
+        self.grid = (table_size // patch_size,) * 2
 
         self.patch_embed = PatchEmbed(patch_size, width, bias=not pre_norm, dtype=self.dtype, rngs=rngs)
         self.cls_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, 1, width))) if class_token else None
@@ -277,7 +282,8 @@ class ViT(Backbone):
             if token is not None
         ]
         in_table = 0 if self.position == "learned_patches" else self.num_prefix_tokens
-        positions = resample_positions(self.pos_embed[...], self.grid, grid, in_table).astype(x.dtype)
+        positions = resample_positions(self.pos_embed[...], self.grid, grid, in_table, self.resample)
+        positions = positions.astype(x.dtype)
         if self.position == "learned_patches":
             return jnp.concatenate([*prefix, x + positions], axis=1)
         return jnp.concatenate([*prefix, x], axis=1) + positions
@@ -299,13 +305,16 @@ class ViT(Backbone):
         shape = (1, prefix + self.grid[0] * self.grid[1], self.width)
         return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
 
-    def _check_arguments(self, num_heads: int, class_token: bool) -> None:
+    def _check_arguments(self, num_heads: int, class_token: bool, table_size: int) -> None:
         if self.pooling not in POOLINGS:
             raise unknown_name("pooling", self.pooling, POOLINGS)
         if self.position not in POSITIONS:
             raise unknown_name("position", self.position, POSITIONS)
-        if self.input_size % self.patch_size:
-            raise BobError(f"ViT: input_size {self.input_size} is not divisible by patch_size {self.patch_size}")
+        if self.resample not in RESAMPLINGS:
+            raise unknown_name("resample", self.resample, RESAMPLINGS)
+        for name, size in (("input_size", self.input_size), ("table_size", table_size)):
+            if size % self.patch_size:
+                raise BobError(f"ViT: {name} {size} is not divisible by patch_size {self.patch_size}")
         if self.width % num_heads:
             raise BobError(f"ViT: width {self.width} is not divisible by num_heads {num_heads}")
         if self.position == "sincos" and self.width % 4:

@@ -19,6 +19,7 @@ from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.clip_resnet import CLIPResNet
 from bob_jax.backbones.layers import drop_path, drop_path_ramp
 from bob_jax.backbones.resnet import ResNet
+from bob_jax.backbones.sscd import SSCD
 from bob_jax.backbones.vit import ViT
 
 timm = import_timm()
@@ -36,6 +37,10 @@ TINY: dict[str, Callable[..., Backbone]] = {
     "resnet_basic": lambda **more: ResNet(
         stages=(2, 1, 1, 1), block="basic", width=8, input_size=64, rngs=nnx.Rngs(0), **more
     ),
+    "sscd": lambda **more: SSCD(
+        stages=(2, 1, 1, 1), width=8, groups=2, group_width=4, input_size=64, rngs=nnx.Rngs(0), **more
+    ),
+    "clip_resnet_gap": lambda **more: TINY["clip_resnet"](pooling="mean", **more),
     "clip_resnet": lambda **more: CLIPResNet(
         stages=(2, 1, 1, 1), width=8, input_size=64, projection_dim=24, rngs=nnx.Rngs(0), **more
     ),

@@ -100,6 +100,42 @@ def test_gradients_equal_timm(variant):
     assert max(errors.values()) < 1e-5, max(errors.items(), key=lambda item: item[1])
 
 
+def dinov2_positions(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """DINOv2's own rule for models without registers (dinov2/models/vision_transformer.py): [1, 1 + n², C] for a grid.
+
+    Bicubic without antialiasing, asked for by a scale factor that is 0.1 of a patch too large.
+    """
+    side = math.isqrt(table.shape[1] - 1)
+    scale = tuple((n + 0.1) / side for n in grid)
+    patches = table[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    patches = torch.nn.functional.interpolate(patches, scale_factor=scale, mode="bicubic", antialias=False)
+    assert patches.shape[2:] == grid
+    return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (64, 40), (32, 24), (104, 96)])
+def test_positions_of_dinov2_are_resampled_as_its_authors_do(size):
+    arguments = {"width": 48, "layer_scale": 1e-5, "input_size": 48, "table_size": 104, "resample": "dinov2"}
+    reference = randomise(
+        VisionTransformer(img_size=104, embed_dim=48, num_classes=0, dynamic_img_size=True, init_values=1e-5, **SMALL)
+    )
+    ours = filled(lambda: ViT(**SMALL, **arguments, rngs=nnx.Rngs(0)), reference)
+    inputs = images(2, *size)
+    grid = (size[0] // 8, size[1] // 8)
+    table = dinov2_positions(reference.pos_embed, grid)
+    # timm adds the table in the patch embedding's own order, so a model built for `size` takes the table as it is.
+    native = VisionTransformer(
+        img_size=size, embed_dim=48, num_classes=0, dynamic_img_size=True, init_values=1e-5, **SMALL
+    ).eval()
+    native.load_state_dict(reference.state_dict() | {"pos_embed": table})
+    with torch.no_grad():
+        theirs = reference_outputs(native, inputs)
+        antialiased = reference_outputs(reference, inputs)
+    for mine, yours, other in zip(outputs(ours, inputs), theirs, antialiased, strict=True):
+        assert relative_error(mine, yours.numpy()) < 1e-5
+        assert relative_error(mine, other.numpy()) > 1e-3  # timm's rule is another function
+
+
 def test_full_size_equals_timm():
     reference = randomise(timm.create_model("vit_base_patch16_224", num_classes=0))
     inputs = images(1, 224, 224)

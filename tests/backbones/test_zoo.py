@@ -49,7 +49,7 @@ def test_pretrained_cards_are_complete():
         assert card.table in TABLES, card.name
         assert card.licence and card.data and card.method != "random", card.name
         assert card.name == card.name.lower() and not card.name.endswith("_random")
-        assert card.pooling in ("cls", "mean", "map", "attention"), card.name
+        assert card.pooling in ("cls", "mean", "map", "attention", "gem"), card.name
 
 
 def test_random_twins_have_no_weights_to_fetch():
@@ -130,9 +130,11 @@ def test_trap_publishers_preprocessing_where_timm_differs():
     assert zoo.card("resnet50_a1h_in1k").preprocessing.input_size == 176
 
 
-def test_trap_dinov2_is_native_at_518_and_registers_have_no_position():
+def test_trap_dinov2_positions_are_for_518_and_registers_have_none():
     for name in ("vit_s14_dinov2", "vit_l14_dinov2_reg"):
-        assert zoo.card(name).preprocessing.input_size == 518
+        assert zoo.card(name).preprocessing.input_size == 224  # as the authors evaluate, not timm's 518
+    assert zoo.card("vit_s14_dinov2").arguments["resample"] == "dinov2"
+    assert zoo.card("vit_s14_dinov2_reg").arguments["resample"] == "antialiased"
     assert parameters.flatten(zoo.skeleton("vit_s14_dinov2"))["pos_embed"].shape == (1, 37 * 37 + 1, 384)
     registers = parameters.flatten(zoo.skeleton("vit_s14_dinov2_reg"))
     assert registers["pos_embed"].shape == (1, 37 * 37, 384)
@@ -153,7 +155,7 @@ def test_trap_tags_are_written_out():
 
 def test_non_commercial_licences_are_marked():
     marked = {card.method for card in zoo.CARDS.values() if not card.commercial}
-    assert marked == {"mae", "mocov3", "clip"}
+    assert marked == {"mae", "mocov3", "clip", "sscd"}
     for card in zoo.CARDS.values():
         assert card.commercial == (card.licence not in ("cc-by-nc-4.0", "apple-ascl")), card.name
 

@@ -219,3 +219,61 @@ def test_clip_resnet(table, tmp_path):
     torch.save(openai_names(state) if table.startswith("openai") else state, tmp_path / "RN50.pt")
     arguments = {"stages": (1, 2, 1, 1), "width": 8, "input_size": 64, "projection_dim": 32}
     check(card_of("clip_resnet", arguments, table), filled, tmp_path / "RN50.pt", side=64)
+
+
+def test_clip_resnet_without_its_pool(tmp_path):
+    """The file may hold the attention pool; timm's `_gap` model has the same trunk and the mean behind it."""
+    published = randomised(clip_resnet())
+    state = published.state_dict()
+    torch.save(state, tmp_path / "gap.pt")
+    arguments = {"stages": (1, 2, 1, 1), "width": 8, "input_size": 64, "pooling": "mean"}
+    card = card_of("clip_resnet", arguments, "timm_clip_resnet_without_pool")
+    with in_zoo(card):
+        arrays, _ = cache.convert(card, cache.original_of(card, tmp_path / "gap.pt"))
+        module = zoo.skeleton(card.name, dtype=np.float32)
+    parameters.assign(module, arrays, where="test")
+    images = np.random.default_rng(1).standard_normal((2, 64, 96, 3), np.float32)
+    with torch.no_grad():
+        last = published.forward_features(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    features = module(images)
+    assert parity.relative(np.asarray(features.maps[-1]).transpose(0, 3, 1, 2), last) < 1e-5
+    assert parity.relative(np.asarray(features.pooled), last.mean((2, 3))) < 1e-5
+
+
+def classy_names(state):
+    """SSCD's arrays as saved from Classy Vision's ResNeXt, from those saved from torchvision's."""
+    names = {}
+    for name in state:
+        new = name.replace("backbone.conv1", "backbone.initial_block._module.0")
+        new = new.replace("backbone.bn1", "backbone.initial_block._module.1").replace("backbone.fc", "embeddings.1")
+        if found := re.fullmatch(r"backbone\.layer(\d)\.(\d+)\.(.*)", new):
+            stage, rest = int(found[1]) - 1, found[3]
+            rest = re.sub(r"^conv(\d)", lambda conv: f"convolutional_block.{3 * int(conv[1]) - 3}", rest)
+            rest = re.sub(r"^bn([12])", lambda norm: f"convolutional_block.{3 * int(norm[1]) - 2}", rest)
+            rest = re.sub(r"^bn3", "bn", rest)
+            new = f"backbone.blocks.{stage}.block{stage}-{found[2]}.{rest}"
+        names[new] = state[name]
+    return names
+
+
+def test_sscd_on_torchvision_and_on_classy_vision(tmp_path):
+    from torchvision.models import resnet
+
+    trunk = resnet.ResNet(resnet.Bottleneck, [2, 1, 1, 1], num_classes=24, groups=4, width_per_group=8)
+    state = {f"backbone.{name}": tensor for name, tensor in randomised(trunk).state_dict().items()}
+    torch.save(state, tmp_path / "sscd.torchvision.pt")
+    torch.save(classy_names(state), tmp_path / "sscd.classy.pt")
+    arguments = {"stages": (2, 1, 1, 1), "groups": 4, "group_width": 8, "input_size": 64, "descriptor_dim": 24}
+    digests = set()
+    for table in ("sscd_torchvision", "sscd_classy"):
+        card = card_of("sscd", arguments, table)
+        with in_zoo(card):
+            original = cache.original_of(card, tmp_path / f"{table.replace('_', '.')}.pt")
+            arrays, receipt = cache.convert(card, original)
+        digests.add(receipt.weights_sha256)
+    assert len(digests) == 1
+    np.testing.assert_array_equal(
+        arrays["layer1.1.conv2.kernel"].transpose(3, 2, 0, 1), state["backbone.layer1.1.conv2.weight"]
+    )
+    np.testing.assert_array_equal(arrays["layer2.0.bn3.var"], state["backbone.layer2.0.bn3.running_var"])
+    np.testing.assert_array_equal(arrays["fc.kernel"].T, state["backbone.fc.weight"])

@@ -54,12 +54,14 @@ def test_objective_and_probabilities_equal_scikit_learn(digits, solutions, i):
 
 
 def test_rows_split_over_devices_give_the_same_solution(digits):
-    arguments = {"classes": 10, "regularisation": (1e-2,), "tolerance": 3e-6, "max_iterations": 1000}
+    # Strong enough that the solution is known as well as its gradient: where the objective is flat, two solutions of
+    # the same tolerance lie as far apart as their last rounding errors decide (5e-5 on some processors for 1e-2).
+    arguments = {"classes": 10, "regularisation": (1e-1,), "tolerance": 3e-6, "max_iterations": 1000}
     assert jax.device_count() == 8
     many = solve(*digits, mesh=make_mesh(), **arguments)
     one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
     alone = solve(*digits, mesh=one, **arguments)
-    np.testing.assert_allclose(many[0], alone[0], atol=2e-5 * np.abs(alone[0]).max())
+    np.testing.assert_allclose(many[0], alone[0], rtol=0, atol=5e-6 * np.abs(alone[0]).max())
 
 
 def test_a_constant_feature_keeps_scale_one():
