@@ -19,7 +19,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/backbone_throughput.py
+	$(BIN)/python benchmarks/backbones.py
+	$(BIN)/python benchmarks/loading.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -36,14 +36,14 @@ def verify(card: Card, original: cache.Original) -> Receipt:
     """
     arrays, receipt = cache.convert(card, original)
     reference = references.build(card)
-    references.fill(reference.module, original)
+    reference.fill(reference.module, original)
     full, half = (zoo.skeleton(card.name, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
     for module in (full, half):
         parameters.assign(module, arrays, where=original.source)
     size = card.preprocessing.input_size
     receipt = dataclasses.replace(
         receipt,
-        parity=compare(full, reference, (size, size + 2 * max(full.strides)), half),
+        parity=compare(full, reference, reference.sizes or (size, size + 2 * max(full.strides)), half),
         verified=datetime.now(UTC).isoformat(timespec="seconds"),
         libraries=receipt.libraries | {name: version(name) for name in ("torch", reference.library)},
     )

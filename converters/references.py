@@ -40,6 +40,8 @@ class Reference:
         stages: pairs (ours, theirs) of dotted paths whose outputs are the same, in the order of computation.
         layout: of the four-dimensional outputs at their stages; tokens [B, N, C] are our maps [B, h, w, C] row by row.
         table: key layout of the module's state dict, a name in `tables.TABLES`.
+        fill: puts original weights (`cache.Original`) into the module, by the original's own loading code if it has some.
+        sizes: sides of the images to compare on, the receipt's first; None for the card's and a larger one.
         library: that the implementation comes from, for the receipt.
     """
 
@@ -48,6 +50,8 @@ class Reference:
     stages: Stages
     layout: Literal["NCHW", "NHWC"]
     table: str
+    fill: Callable[[Any, Any], None]
+    sizes: tuple[int, ...] | None = None
     library: str = "timm"
 
 
@@ -132,13 +136,13 @@ def of_vit(model: Any) -> Reference:
     """timm's `VisionTransformer`."""
     blocks = [f"blocks.{index}" for index in range(len(model.blocks))]
     stages = same(model, ["patch_embed", "norm_pre", *blocks, "norm", "attn_pool", "fc_norm"])
-    return Reference(model, token_run(model), stages, "NHWC", "timm_vit")
+    return Reference(model, token_run(model), stages, "NHWC", "timm_vit", fill)
 
 
 def of_resnet(model: Any) -> Reference:
     """timm's `ResNet`."""
     blocks = [f"layer{stage}.{index}" for stage in (1, 2, 3, 4) for index in range(len(getattr(model, f"layer{stage}")))]
-    return Reference(model, pyramid_run(model), same(model, ["conv1", *blocks]), "NCHW", "timm_resnet")
+    return Reference(model, pyramid_run(model), same(model, ["conv1", *blocks]), "NCHW", "timm_resnet", fill)
 
 
 def of_clip_resnet(model: Any) -> Reference:
@@ -149,12 +153,58 @@ def of_clip_resnet(model: Any) -> Reference:
         for stage, layer in enumerate(model.stages)
         for index in range(len(layer))
     ]
-    stages = (*stem, *blocks, ("attn_pool", "head"))
-    return Reference(model, pyramid_run(model), stages, "NCHW", "timm_clip_resnet")
+    pool = [("attn_pool", "head")] if hasattr(model.head, "pos_embed") else []
+    return Reference(model, pyramid_run(model), (*stem, *blocks, *pool), "NCHW", "timm_clip_resnet", fill)
+
+
+def of_sscd(trunk: Any) -> Reference:
+    """The authors' head (facebookresearch/sscd-copy-detection, sscd/models/model.py) on timm's `ResNet`."""
+    import torch
+
+    def run(images: Any) -> tuple[Any, list[Any]]:
+        maps = trunk.forward_intermediates(images, indices=4, intermediates_only=True)
+        pooled = maps[-1].clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
+        return torch.nn.functional.normalize(trunk.fc(pooled)), maps
+
+    def fill_strictly(module: Any, original: Any) -> None:
+        if original.table != "sscd_torchvision":
+            raise BobError(f"{original.source}: only the torchvision layout of SSCD has a reference to be verified by")
+        state = {name: torch.from_numpy(array) for name, array in formats.read(original.path).items()}
+        module.load_state_dict(state, strict=True)
+
+    stages = tuple((ours, f"backbone.{theirs}") for ours, theirs in (*of_resnet(trunk).stages, ("fc", "fc")))
+    module = torch.nn.ModuleDict({"backbone": trunk}).eval()
+    return Reference(module, run, stages, "NCHW", "sscd_torchvision", fill_strictly)
+
+
+def _vit(card: Card) -> Reference:
+    reference = of_vit(timm_model(card, dynamic_img_size=True))
+    if card.arguments.get("resample", "antialiased") != "antialiased":
+        # The authors resample positions otherwise than timm: the same function at the size that the table is for.
+        return dataclasses.replace(reference, sizes=(card.arguments["table_size"],))
+    return reference
+
+
+def _clip_resnet(card: Card) -> Reference:
+    return of_clip_resnet(timm_model(card, num_classes=card.arguments.get("projection_dim", 0)))
+
+
+def _sscd(card: Card) -> Reference:
+    arguments = card.arguments
+    resnet = import_library("timm").models.resnet
+    trunk = resnet.ResNet(
+        resnet.Bottleneck,
+        arguments["stages"],
+        num_classes=arguments.get("descriptor_dim", 512),
+        cardinality=arguments.get("groups", 1),
+        base_width=arguments.get("group_width", 64),
+    )
+    return of_sscd(trunk)
 
 
 REFERENCES: dict[str, Callable[[Card], Reference]] = {
-    "vit": lambda card: of_vit(timm_model(card, dynamic_img_size=True)),
+    "vit": _vit,
     "resnet": lambda card: of_resnet(timm_model(card)),
-    "clip_resnet": lambda card: of_clip_resnet(timm_model(card, num_classes=card.arguments["projection_dim"])),
+    "clip_resnet": _clip_resnet,
+    "sscd": _sscd,
 }

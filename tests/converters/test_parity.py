@@ -7,15 +7,19 @@ import sys
 import huggingface_hub.constants
 import numpy as np
 import pytest
+import torch
 from converter_models import TINY_VIT, card_of, in_zoo, numpy_state, randomised, weights_cache  # noqa: F401
 from hub_server import serve_hub
+from flax import nnx
 from safetensors.numpy import save_file
 from torch_reference import import_timm
 
-from bob_jax.backbones import zoo
+from bob_jax.backbones import parameters, zoo
 from bob_jax.backbones.card import WeightSource
-from converters import cache, parity, references
+from converters import cache, parity, references, rules
 from converters.__main__ import main
+from converters.stages import submodule
+from converters.tables import table_of
 
 timm = import_timm()
 pytestmark = pytest.mark.usefixtures("weights_cache")
@@ -112,10 +116,38 @@ def test_reference_is_the_same_function(name, expected):
     assert references.timm_name(zoo.card(name)) == expected
 
 
-def test_timm_knows_the_reference_of_every_card():
+def test_every_architecture_has_a_reference_and_timm_knows_its_name():
+    assert set(references.REFERENCES) == set(zoo.ARCHITECTURES)
     for card in zoo.CARDS.values():
-        if card.source is not None:
+        if card.source is not None and card.architecture != "sscd":
             assert timm.is_model(references.timm_name(card)[0]), card.name
+
+
+@pytest.mark.parametrize("architecture", references.REFERENCES)
+def test_every_stage_of_a_reference_is_a_submodule_on_both_sides(architecture):
+    """One card of each kind of pooling, built without memory; the template of an export comes from there too."""
+    cards = [card for card in zoo.CARDS.values() if card.architecture == architecture and card.source]
+    for card in {card.pooling: card for card in reversed(cards)}.values():
+        module = zoo.skeleton(card.name)
+        with torch.device("meta"):
+            reference = references.build(card)
+        assert reference.stages
+        for ours, theirs in reference.stages:
+            assert isinstance(submodule(module, ours), nnx.Module), ours
+            assert reference.module.get_submodule(theirs) is not None
+        shapes = {name: tuple(value.shape) for name, value in reference.module.state_dict().items()}
+        arrays = {
+            name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in parameters.flatten(module).items()
+        }
+        exported = rules.export(arrays, table_of(reference.table), shapes, what=card.name)
+        left = {name for name in shapes if not name.endswith("num_batches_tracked")}
+        assert set(exported) == left, card.name
+
+
+def test_dinov2_is_verified_where_timm_resamples_no_positions():
+    with torch.device("meta"):
+        assert references.build(zoo.card("vit_s14_dinov2")).sizes == (518,)
+        assert references.build(zoo.card("vit_s14_dinov2_reg")).sizes is None
 
 
 def test_convert_prints_where_the_weights_are_and_their_digest(tmp_path, capsys):
@@ -160,7 +192,7 @@ def test_module_runs_as_a_command():
 
 def test_url_cards_name_their_publisher():
     sources = {card.name: card.source for card in zoo.CARDS.values() if card.source and card.source.url}
-    assert set(sources) == set(references.UNPUBLISHED)
+    assert {name for name in sources if zoo.card(name).architecture != "sscd"} == set(references.UNPUBLISHED)
     assert all(
         source == WeightSource(url=source.url) and "fbaipublicfiles" in source.url for source in sources.values()
     )
