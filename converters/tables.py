@@ -15,6 +15,11 @@ TABLES: dict[str, Table] = {
     "timm_clip_resnet": clip_resnet.TIMM_CLIP_RESNET,
     "openai_clip_resnet": clip_resnet.OPENAI_CLIP_RESNET,
     "timm_convnext": convnext.TIMM_CONVNEXT,
+    "timm_convnext_fcmae": convnext.TIMM_CONVNEXT_FCMAE,
+    "openclip_convnext": convnext.OPENCLIP_CONVNEXT,
+    "facebook_convnext": convnext.FACEBOOK_CONVNEXT,
+    "facebook_convnext_fcmae": convnext.FACEBOOK_CONVNEXT_FCMAE,
+    "vicregl_convnext": convnext.VICREGL_CONVNEXT,
 }
 
 
