@@ -122,7 +122,7 @@ class Block(nnx.Module):
         self.conv_dw = DepthwiseConvolution(features, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(features, epsilon=EPSILON, dtype=dtype)
         self.mlp = Mlp(features, grn=grn, dtype=dtype, rngs=rngs)
-        self.gamma = None if layer_scale is None else nnx.Param(jnp.full(features, layer_scale))
+        self.gamma = None if layer_scale is None else nnx.Param(jnp.full(features, layer_scale, jnp.float32))
         self.drop_path = drop_path
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.jit
 def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves each channel with a kernel of its own, stride 1, zeros around the border so that the size stays.
 
