@@ -6,6 +6,7 @@ A twin says how much of a score is the architecture's and how much the pretraini
 from collections.abc import Mapping
 from typing import Any
 
+from bob_jax.backbones import cards_convnext
 from bob_jax.backbones.card import HALF, Card, Preprocessing
 from bob_jax.backbones.cards_resnet import R50, R101
 from bob_jax.backbones.cards_vit import DINOV2, B, L, S
@@ -47,6 +48,11 @@ def _twins() -> list[Card]:
         ("vit_s16_random", "vit", S, 21.7, 384),
         ("vit_b16_random", "vit", B, 85.8, 768),
         ("vit_l16_random", "vit", L, 303.3, 1024),
+        ("convnext_t_random", "convnext", cards_convnext.TINY, 27.8, 768),
+        ("convnext_s_random", "convnext", cards_convnext.SMALL, 49.5, 768),
+        ("convnext_b_random", "convnext", cards_convnext.BASE, 87.6, 1024),
+        ("convnext_xl_random", "convnext", cards_convnext.XLARGE, 348.1, 2048),
+        ("convnextv2_t_random", "convnext", cards_convnext.TINY | cards_convnext.V2, 27.9, 768),
     )
     dinov2 = _twin("vit_s14_dinov2_random", "vit", S | DINOV2, 22.1, 384, Preprocessing())
     return [*(_twin(*row, Preprocessing()) for row in rows), dinov2]
@@ -56,6 +62,7 @@ def _tiny_twins() -> list[Card]:
     # Without pretraining nothing has taught the class token to gather: the mean of the patches is fairer.
     nano = {"width": 64, "depth": 4, "num_heads": 4, "pooling": "mean"}
     basic = {"block": "basic", "width": 16}
+    convnext = {"depths": (1, 1, 2, 1), "widths": (16, 32, 64, 128)}
     rows: tuple[tuple[str, str, dict[str, Any], float, int], ...] = (
         ("vit_nano4_random", "vit", nano | {"patch_size": 4}, 0.207, 64),
         ("vit_nano8_random", "vit", nano | {"patch_size": 8}, 0.213, 64),
@@ -63,6 +70,7 @@ def _tiny_twins() -> list[Card]:
         ("resnet10_nano_random", "resnet", basic | {"stages": (1, 1, 1, 1)}, 0.309, 128),
         ("resnet18_nano_random", "resnet", basic | {"stages": (2, 2, 2, 2)}, 0.701, 128),
         ("resnet26_nano_random", "resnet", {"stages": (2, 2, 2, 2), "width": 16}, 0.88, 512),
+        ("convnext_nano_random", "convnext", convnext, 0.269, 128),
     )
     return [_twin(*row, TINY_INPUT) for row in rows]
 

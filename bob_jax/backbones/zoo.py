@@ -15,10 +15,12 @@ from jax.typing import DTypeLike
 from bob_jax.backbones import parameters
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.cards_convnext import CONVNEXT_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
 from bob_jax.backbones.cards_vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
+from bob_jax.backbones.convnext import ConvNeXt
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.sscd import SSCD
 from bob_jax.backbones.vit import ViT
@@ -29,8 +31,17 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "resnet": ResNet,
     "sscd": SSCD,
     "clip_resnet": CLIPResNet,
+    "convnext": ConvNeXt,
 }
-CARDS: dict[str, Card] = {one.name: one for one in (*VIT_CARDS, *RESNET_CARDS, *RANDOM_CARDS)}
+CARDS: dict[str, Card] = {
+    one.name: one
+    for one in (
+        *VIT_CARDS,
+        *RESNET_CARDS,
+        *CONVNEXT_CARDS,
+        *RANDOM_CARDS,
+    )
+}
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 
 

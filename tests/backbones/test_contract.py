@@ -17,6 +17,7 @@ from torch_reference import import_timm
 from bob_jax.backbones import parameters
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.clip_resnet import CLIPResNet
+from bob_jax.backbones.convnext import ConvNeXt
 from bob_jax.backbones.layers import drop_path, drop_path_ramp
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.sscd import SSCD
@@ -44,9 +45,15 @@ TINY: dict[str, Callable[..., Backbone]] = {
     "clip_resnet": lambda **more: CLIPResNet(
         stages=(2, 1, 1, 1), width=8, input_size=64, projection_dim=24, rngs=nnx.Rngs(0), **more
     ),
+    "convnext": lambda **more: ConvNeXt(
+        depths=(2, 1, 1, 1), widths=(8, 12, 16, 24), input_size=64, rngs=nnx.Rngs(0), **more
+    ),
+    "convnextv2": lambda **more: TINY["convnext"](grn=True, layer_scale=None, **more),
+    "convnextv2_fcmae": lambda **more: TINY["convnextv2"](final_norm="plain", **more),
+    "vicregl": lambda **more: TINY["convnext"](layer_scale=None, final_norm="before_pool", **more),
 }
 EVERY = pytest.mark.parametrize("name", TINY)
-ONE_OF_EACH = pytest.mark.parametrize("name", ["vit", "resnet", "clip_resnet"])
+ONE_OF_EACH = pytest.mark.parametrize("name", ["vit", "resnet", "clip_resnet", "convnextv2"])
 
 
 def abstract(name: str, **more) -> Backbone:
@@ -83,10 +90,13 @@ def test_layers_grow_in_the_order_of_computation(name):
         "norm_pre.scale",
         "conv1.kernel",
         "bn3.var",
+        "stem.1.scale",
     )
     blocks = [f"blocks.{i}.attn.qkv.kernel" for i in range(3)]
     blocks += ["layer1.0.conv1.kernel", "layer1.1.bn2.var"]
     blocks += [f"layer{i}.0.downsample.bn.scale" for i in (2, 3, 4)]
+    blocks += ["stages.0.blocks.0.conv_dw.kernel", "stages.0.blocks.1.mlp.fc2.bias"]
+    blocks += [f"stages.{i}.downsample.1.kernel" for i in (1, 2, 3)]
     after = ("norm.scale", "fc_norm.scale", "attn_pool.latent", "attn_pool.pos_embed")
     known = parameters.flatten(model)
     assert {model.layer_of(path) for path in stem if path in known} == {0}
@@ -144,7 +154,7 @@ def test_drop_path_ramp_equals_timms():
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["siglip", "resnet_basic", "clip_resnet"])
+@pytest.mark.parametrize("name", ["siglip", "resnet_basic", "clip_resnet", "convnextv2"])
 def test_bfloat16_computes_close_to_float32(name):
     full, half = (drawn(functools.partial(TINY[name], dtype=dtype)) for dtype in (jnp.float32, jnp.bfloat16))
     assert {leaf.dtype for leaf in parameters.flatten(half).values()} == {jnp.dtype(jnp.float32)}
@@ -192,6 +202,14 @@ FULL_SIZE: dict[str, tuple[Callable[[], Backbone], float | None]] = {
     "resnet18": (lambda: ResNet(stages=(2, 2, 2, 2), block="basic", rngs=nnx.Rngs(0)), 11.2),
     "resnet152": (lambda: ResNet(stages=(3, 8, 36, 3), rngs=nnx.Rngs(0)), None),
     "resnet50_clip": (lambda: CLIPResNet(projection_dim=None, rngs=nnx.Rngs(0)), 36.2),
+    "convnext_xlarge": (
+        lambda: ConvNeXt(depths=(3, 3, 27, 3), widths=(256, 512, 1024, 2048), rngs=nnx.Rngs(0)),
+        348.1,
+    ),
+    "convnextv2_nano": (
+        lambda: ConvNeXt(depths=(2, 2, 8, 2), widths=(80, 160, 320, 640), grn=True, layer_scale=None, rngs=nnx.Rngs(0)),
+        15.0,
+    ),
     "resnet50x4_clip": (
         lambda: CLIPResNet(stages=(4, 6, 10, 6), width=80, input_size=288, projection_dim=None, rngs=nnx.Rngs(0)),
         None,
