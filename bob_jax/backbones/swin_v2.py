@@ -185,9 +185,9 @@ class Block(nnx.Module):
         _, height, width, _ = x.shape
         x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
         x = jnp.pad(x, ((0, 0), (0, -height % self.window), (0, -width % self.window), (0, 0)))
-        padded = x.shape[1:3]
-        regions = shifted_regions(*padded, self.window, self.shift) if self.shift else None
-        x = to_map(self.attn(to_windows(x, self.window), regions), *padded)
+        _, rows, columns, _ = x.shape
+        regions = shifted_regions(rows, columns, self.window, self.shift) if self.shift else None
+        x = to_map(self.attn(to_windows(x, self.window), regions), rows, columns)
         return jnp.roll(x[:, :height, :width], (self.shift, self.shift), axis=(1, 2))
 
 
