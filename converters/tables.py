@@ -1,7 +1,7 @@
 """All key layouts by the names that cards use (`Card.table`): cards are data and import no converter."""
 
 from bob_jax.errors import unknown_name
-from converters import clip_resnet, resnet, swin_v2, vit
+from converters import clip_resnet, hiera, resnet, swin_v2, vit
 from converters.rules import Table
 
 TABLES: dict[str, Table] = {
@@ -17,6 +17,7 @@ TABLES: dict[str, Table] = {
     "timm_swin_v2": swin_v2.TIMM_SWIN_V2,
     "microsoft_swin_v2": swin_v2.MICROSOFT_SWIN_V2,
     "midas_swin_v2": swin_v2.MIDAS_SWIN_V2,
+    "timm_hiera": hiera.TIMM_HIERA,
 }
 
 

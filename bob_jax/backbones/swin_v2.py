@@ -16,6 +16,7 @@ from bob_jax.backbones import parameters
 from bob_jax.backbones.base import Backbone, Features
 from bob_jax.backbones.layers import LayerNorm, Linear, Mlp, compute_dtype, drop_path, drop_path_ramp
 from bob_jax.backbones.vit import PatchEmbed
+from bob_jax.backbones.windows import to_map, to_windows
 from bob_jax.errors import BobError
 
 PATCH_SIZE = 4
@@ -189,21 +190,6 @@ class Block(nnx.Module):
         regions = shifted_regions(rows, columns, self.window, self.shift) if self.shift else None
         x = to_map(self.attn(to_windows(x, self.window), regions), rows, columns)
         return jnp.roll(x[:, :height, :width], (self.shift, self.shift), axis=(1, 2))
-
-
-def to_windows(x: jax.Array, window: int) -> jax.Array:
-    """[B, H, W, C] as [B, M, window², C]: M windows row by row, the tokens of each row by row."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // window, window, width // window, window, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, window**2, channels)
-
-
-def to_map(x: jax.Array, height: int, width: int) -> jax.Array:
-    """[B, M, window², C] as [B, H, W, C], the way back."""
-    batch, _, tokens, channels = x.shape
-    window = math.isqrt(tokens)
-    x = x.reshape(batch, height // window, width // window, window, window, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels)
 
 
 def shifted_regions(height: int, width: int, window: int, shift: int) -> jax.Array:

@@ -13,11 +13,13 @@ from jax.typing import DTypeLike
 from bob_jax.backbones import parameters
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.cards_hiera import HIERA_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
 from bob_jax.backbones.cards_swin import SWIN_CARDS
 from bob_jax.backbones.cards_vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
+from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.swin_v2 import SwinV2
 from bob_jax.backbones.vit import ViT
@@ -28,8 +30,11 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "resnet": ResNet,
     "clip_resnet": CLIPResNet,
     "swin_v2": SwinV2,
+    "hiera": Hiera,
 }
-CARDS: dict[str, Card] = {one.name: one for one in (*VIT_CARDS, *RESNET_CARDS, *SWIN_CARDS, *RANDOM_CARDS)}
+CARDS: dict[str, Card] = {
+    one.name: one for one in (*VIT_CARDS, *RESNET_CARDS, *SWIN_CARDS, *HIERA_CARDS, *RANDOM_CARDS)
+}
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 
 

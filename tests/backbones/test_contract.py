@@ -17,6 +17,7 @@ from torch_reference import import_timm
 from bob_jax.backbones import parameters
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.clip_resnet import CLIPResNet
+from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.layers import drop_path, drop_path_ramp
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.swin_v2 import SwinV2
@@ -43,6 +44,7 @@ TINY: dict[str, Callable[..., Backbone]] = {
     "swin_v2": lambda **more: SwinV2(
         width=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 2), window=4, input_size=64, rngs=nnx.Rngs(0), **more
     ),
+    "hiera": lambda **more: Hiera(width=8, stages=(1, 1, 1, 1), input_size=64, rngs=nnx.Rngs(0), **more),
 }
 EVERY = pytest.mark.parametrize("name", TINY)
 ONE_OF_EACH = pytest.mark.parametrize("name", ["vit", "resnet", "clip_resnet", "swin_v2"])
@@ -83,7 +85,7 @@ def test_layers_grow_in_the_order_of_computation(name):
         "conv1.kernel",
         "bn3.var",
     )
-    blocks = [f"blocks.{i}.attn.qkv.kernel" for i in range(3)]
+    blocks = [f"blocks.{i}.attn.qkv.kernel" for i in range(4)]
     blocks += ["layer1.0.conv1.kernel", "layer1.1.bn2.var"]
     blocks += [f"layer{i}.0.downsample.bn.scale" for i in (2, 3, 4)]
     blocks += ["layers.0.blocks.0.attn.qkv.kernel", "layers.0.blocks.1.norm2.bias"]
