@@ -113,7 +113,9 @@ def token_run(model: Any) -> Callable[[Any], tuple[Any, list[Any]]]:
         tokens = model.forward_features(images)
         sides = zip(images.shape[2:], model.patch_embed.patch_size, strict=True)
         patches = tokens[:, model.num_prefix_tokens :].transpose(1, 2)
-        return model.forward_head(tokens, pre_logits=True), [patches.unflatten(2, [side // patch for side, patch in sides])]
+        return model.forward_head(tokens, pre_logits=True), [
+            patches.unflatten(2, [side // patch for side, patch in sides])
+        ]
 
     return run
 
@@ -141,7 +143,9 @@ def of_vit(model: Any) -> Reference:
 
 def of_resnet(model: Any) -> Reference:
     """timm's `ResNet`."""
-    blocks = [f"layer{stage}.{index}" for stage in (1, 2, 3, 4) for index in range(len(getattr(model, f"layer{stage}")))]
+    blocks = [
+        f"layer{stage}.{index}" for stage in (1, 2, 3, 4) for index in range(len(getattr(model, f"layer{stage}")))
+    ]
     return Reference(model, pyramid_run(model), same(model, ["conv1", *blocks]), "NCHW", "timm_resnet", fill)
 
 

@@ -1,7 +1,7 @@
 """All key layouts by the names that cards use (`Card.table`): cards are data and import no converter."""
 
 from bob_jax.errors import unknown_name
-from converters import clip_resnet, convnext, resnet, vit
+from converters import clip_resnet, convnext, hiera, resnet, swin_v2, vit
 from converters.rules import Table
 
 TABLES: dict[str, Table] = {
@@ -23,6 +23,10 @@ TABLES: dict[str, Table] = {
     "facebook_convnext": convnext.FACEBOOK_CONVNEXT,
     "facebook_convnext_fcmae": convnext.FACEBOOK_CONVNEXT_FCMAE,
     "vicregl_convnext": convnext.VICREGL_CONVNEXT,
+    "timm_swin_v2": swin_v2.TIMM_SWIN_V2,
+    "microsoft_swin_v2": swin_v2.MICROSOFT_SWIN_V2,
+    "midas_swin_v2": swin_v2.MIDAS_SWIN_V2,
+    "timm_hiera": hiera.TIMM_HIERA,
 }
 
 

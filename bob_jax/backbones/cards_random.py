@@ -6,7 +6,7 @@ A twin says how much of a score is the architecture's and how much the pretraini
 from collections.abc import Mapping
 from typing import Any
 
-from bob_jax.backbones import cards_convnext
+from bob_jax.backbones import cards_convnext, cards_swin
 from bob_jax.backbones.card import HALF, Card, Preprocessing
 from bob_jax.backbones.cards_resnet import R50, R101
 from bob_jax.backbones.cards_vit import DINOV2, B, L, S
@@ -58,6 +58,15 @@ def _twins() -> list[Card]:
     return [*(_twin(*row, Preprocessing()) for row in rows), dinov2]
 
 
+def _swin_twins() -> list[Card]:
+    grown = cards_swin.B | {"window": 24} | cards_swin.FROM_192
+    return [
+        _twin("swinv2_t_random", "swin_v2", cards_swin.T, 27.6, 768, cards_swin.INPUT_256),
+        _twin("swinv2_b_random", "swin_v2", cards_swin.B, 86.9, 1024, cards_swin.INPUT_256),
+        _twin("swinv2_b_384_random", "swin_v2", grown, 86.9, 1024, cards_swin.INPUT_384),
+    ]
+
+
 def _tiny_twins() -> list[Card]:
     # Without pretraining nothing has taught the class token to gather: the mean of the patches is fairer.
     nano = {"width": 64, "depth": 4, "num_heads": 4, "pooling": "mean"}
@@ -75,4 +84,4 @@ def _tiny_twins() -> list[Card]:
     return [_twin(*row, TINY_INPUT) for row in rows]
 
 
-RANDOM_CARDS: tuple[Card, ...] = (*_twins(), *_tiny_twins())
+RANDOM_CARDS: tuple[Card, ...] = (*_twins(), *_swin_twins(), *_tiny_twins())

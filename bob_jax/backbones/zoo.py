@@ -16,13 +16,17 @@ from bob_jax.backbones import parameters
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.card import Card
 from bob_jax.backbones.cards_convnext import CONVNEXT_CARDS
+from bob_jax.backbones.cards_hiera import HIERA_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
+from bob_jax.backbones.cards_swin import SWIN_CARDS
 from bob_jax.backbones.cards_vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
 from bob_jax.backbones.convnext import ConvNeXt
+from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.sscd import SSCD
+from bob_jax.backbones.swin_v2 import SwinV2
 from bob_jax.backbones.vit import ViT
 from bob_jax.errors import unknown_name
 
@@ -32,6 +36,8 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "sscd": SSCD,
     "clip_resnet": CLIPResNet,
     "convnext": ConvNeXt,
+    "swin_v2": SwinV2,
+    "hiera": Hiera,
 }
 CARDS: dict[str, Card] = {
     one.name: one
@@ -39,6 +45,8 @@ CARDS: dict[str, Card] = {
         *VIT_CARDS,
         *RESNET_CARDS,
         *CONVNEXT_CARDS,
+        *SWIN_CARDS,
+        *HIERA_CARDS,
         *RANDOM_CARDS,
     )
 }

@@ -17,7 +17,7 @@ from bob_jax.errors import BobError
 
 PRETRAINED = [name for name, card in zoo.CARDS.items() if card.source is not None]
 RANDOM = [name for name, card in zoo.CARDS.items() if card.source is None]
-SHAPELESS = ("activation", "epsilon")  # arguments without influence on any shape
+SHAPELESS = ("activation", "epsilon", "window", "pretrained_windows")  # arguments without influence on any shape
 
 
 @functools.cache
