@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bob_jax.backbones.card import HALF, Card, Preprocessing
+from bob_jax.backbones.cards_eva import EVA02_LARGE
 from bob_jax.backbones.cards_resnet import R50, R101
 from bob_jax.backbones.cards_vit import DINOV2, B, L, S
 
@@ -34,7 +35,7 @@ def _twin(
         preprocessing=preprocessing,
         parameters=parameters,
         feature_dim=feature_dim,
-        pooling=arguments.get("pooling", "cls") if architecture == "vit" else "mean",
+        pooling=arguments.get("pooling", "cls") if architecture in ("vit", "eva") else "mean",
         notes="Fresh weights from the seed, distributed as the original implementation's."
         + (" Its running statistics are 0 and 1 until it is trained." if architecture == "resnet" else ""),
     )
@@ -47,6 +48,7 @@ def _twins() -> list[Card]:
         ("vit_s16_random", "vit", S, 21.7, 384),
         ("vit_b16_random", "vit", B, 85.8, 768),
         ("vit_l16_random", "vit", L, 303.3, 1024),
+        ("eva02_b14_random", "eva", B | EVA02_LARGE, 85.8, 768),
     )
     dinov2 = _twin("vit_s14_dinov2_random", "vit", S | DINOV2, 22.1, 384, Preprocessing(input_size=518, crop_pct=1.0))
     return [*(_twin(*row, Preprocessing()) for row in rows), dinov2]

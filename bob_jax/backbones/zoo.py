@@ -12,17 +12,36 @@ from jax.typing import DTypeLike
 
 from bob_jax.backbones import parameters
 from bob_jax.backbones.base import Backbone
+from bob_jax.backbones.beit import Beit
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.cards_beit import BEIT_CARDS
+from bob_jax.backbones.cards_eva import EVA_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
 from bob_jax.backbones.cards_vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
+from bob_jax.backbones.eva import Eva
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.vit import ViT
 from bob_jax.errors import unknown_name
 
-ARCHITECTURES: dict[str, Callable[..., Backbone]] = {"vit": ViT, "resnet": ResNet, "clip_resnet": CLIPResNet}
-CARDS: dict[str, Card] = {one.name: one for one in (*VIT_CARDS, *RESNET_CARDS, *RANDOM_CARDS)}
+ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
+    "vit": ViT,
+    "resnet": ResNet,
+    "clip_resnet": CLIPResNet,
+    "eva": Eva,
+    "beit": Beit,
+}
+CARDS: dict[str, Card] = {
+    one.name: one
+    for one in (
+        *VIT_CARDS,
+        *RESNET_CARDS,
+        *EVA_CARDS,
+        *BEIT_CARDS,
+        *RANDOM_CARDS,
+    )
+}
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 
 
