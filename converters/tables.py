@@ -1,7 +1,7 @@
 """All key layouts by the names that cards use (`Card.table`): cards are data and import no converter."""
 
 from bob_jax.errors import unknown_name
-from converters import beit, clip_resnet, eva, resnet, vit
+from converters import aimv2, beit, clip_resnet, eva, resnet, vit
 from converters.rules import Table
 
 TABLES: dict[str, Table] = {
@@ -18,6 +18,8 @@ TABLES: dict[str, Table] = {
     "timm_eva_mim": eva.TIMM_EVA_MIM,
     "dinov3": eva.DINOV3,
     "timm_beit": beit.TIMM_BEIT,
+    "timm_aimv2": aimv2.TIMM_AIMV2,
+    "aimv2": aimv2.AIMV2,
 }
 
 

@@ -11,9 +11,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from bob_jax.backbones import parameters
+from bob_jax.backbones.aimv2 import AIMv2
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.beit import Beit
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.cards_aimv2 import AIMV2_CARDS
 from bob_jax.backbones.cards_beit import BEIT_CARDS
 from bob_jax.backbones.cards_eva import EVA_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
@@ -31,6 +33,7 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "clip_resnet": CLIPResNet,
     "eva": Eva,
     "beit": Beit,
+    "aimv2": AIMv2,
 }
 CARDS: dict[str, Card] = {
     one.name: one
@@ -39,6 +42,7 @@ CARDS: dict[str, Card] = {
         *RESNET_CARDS,
         *EVA_CARDS,
         *BEIT_CARDS,
+        *AIMV2_CARDS,
         *RANDOM_CARDS,
     )
 }

@@ -47,7 +47,7 @@ PE_CORE = ROTARY | {
 }
 # kind: (arguments of Eva, arguments of timm's, table)
 KINDS = {
-    "eva02_small": (cards_eva.EVA02, EVA02, "timm_eva"),
+    "eva02_small": (cards_eva.EVA02, EVA02, "timm_eva_mim"),
     "eva02_mim": (cards_eva.EVA02_LARGE, EVA02_LARGE, "timm_eva_mim"),
     "eva02_clip": (
         cards_eva.EVA02_CLIP,
@@ -90,8 +90,7 @@ BEIT_CARD = card_of("beit", TINY, "timm_beit")
 def publishers_names(kind, state):
     """The arrays of a timm model under the names of EVA-02's or DINOv3's publisher, with what stands beside them."""
     width, dinov3 = 48, kind.startswith("dinov3")
-    changes = [(r"mlp\.fc1_g", "mlp.w1"), (r"mlp\.fc1_x", "mlp.w2")]
-    changes += [(r"mlp\.fc2", "mlp.w3")] if "blocks.0.mlp.fc1.weight" not in state else []
+    changes = [(r"mlp\.fc1_g", "mlp.w1"), (r"mlp\.fc1_x", "mlp.w2"), (r"mlp\.fc1", "mlp.w12"), (r"mlp\.fc2", "mlp.w3")]
     if dinov3:
         changes += [("reg_token", "storage_tokens"), (r"gamma_(\d)", r"ls\1.gamma")]
         extra = {"rope_embed.periods": (4,), "mask_token": (1, width)}
@@ -128,6 +127,17 @@ def test_the_publishers_files(kind, tmp_path):
     published, filled = randomised(timm_eva(kind)), randomised(timm_eva(kind), seed=1)
     save_file(publishers_names(kind, numpy_state(published)), tmp_path / "model.safetensors")
     check(eva_card(kind), filled, tmp_path / "model.safetensors", side=48)
+
+
+def test_the_publishers_packed_swiglu():
+    card, state = eva_card("eva02_small"), numpy_state(randomised(timm_eva("eva02_small")))
+    theirs = publishers_names("eva02_small", state)
+    assert "blocks.0.mlp.w12.weight" in theirs and "norm.weight" in theirs
+    with in_zoo(card):
+        shapes = cache.shapes_of(card)
+    ours, same = (rules.convert(x, table_of(card.table), shapes, what="x") for x in (state, theirs))
+    for name, array in ours.items():
+        np.testing.assert_array_equal(same[name], array)
 
 
 @pytest.mark.parametrize("kind", ["eva02_clip", "eupe", "pe_core"])
