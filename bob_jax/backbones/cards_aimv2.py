@@ -15,7 +15,7 @@ def _card(name: str, tag: str, notes: str) -> Card:
         arguments={"input_size": 224, "width": 1024, "depth": 24, "num_heads": 8},
         table="timm_aimv2",
         method="aimv2",
-        data="DFN, COYO and others, image-text pairs",
+        data="DFN-2B, COYO and HQITP, image-text pairs",
         source=WeightSource(hub=f"timm/{tag}"),
         licence="apple-ascl",
         commercial=False,

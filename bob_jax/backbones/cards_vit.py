@@ -345,7 +345,7 @@ def _tips() -> list[Card]:
             86.3,
             method="tipsv2",
             data="WebLI",
-            notes="Takes pixels in [0, 1] as they are. Beside the class token stands a second one, for timm a register.",
+            notes="Takes pixels in [0, 1] as they are, without mean and standard deviation.",
         )
     ]
 

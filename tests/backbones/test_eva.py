@@ -27,6 +27,7 @@ from from_timm import (
 from torch_reference import import_timm
 
 from bob_jax.backbones import parameters, zoo
+from bob_jax.backbones.card import CLIP_MEAN, HALF, IMAGENET_MEAN
 from bob_jax.backbones.eva import Eva
 from bob_jax.backbones.rope import ROTARY
 from bob_jax.errors import BobError
@@ -254,6 +255,29 @@ def test_initialisation_is_distributed_as_timms(variant):
         tolerance = 6 * theirs.std() / math.sqrt(theirs.size)  # six standard errors of a mean
         assert abs(mine[name].mean() - theirs.mean()) <= tolerance + 1e-7, name
         assert abs(mine[name].std() - theirs.std()) <= tolerance + 1e-7, name
+
+
+def test_trap_preprocessing():
+    for name, card in zoo.CARDS.items():
+        if card.method == "dinov3" and card.architecture == "eva":
+            size = card.preprocessing
+            assert (size.input_size, size.crop_pct, size.crop_mode, size.interpolation) == (
+                256,
+                1.0,
+                "squash",
+                "bilinear",
+            )
+            assert size.mean == IMAGENET_MEAN and card.gated and card.licence == "dinov3-license", name
+        if name.startswith("eva02") and card.source is not None:
+            assert card.preprocessing.mean == CLIP_MEAN, name
+            squashed = card.preprocessing.crop_mode == "squash"
+            assert squashed == ("ft_in22k" in name), name
+        if card.method == "eupe" and card.architecture == "eva":
+            assert not card.commercial and card.preprocessing.input_size == 256, name
+    for name in ("vit_b16_pe_core", "vit_b16_pe_spatial"):
+        assert zoo.card(name).preprocessing.mean == HALF
+    pixels = zoo.card("vit_b14_tipsv2").preprocessing
+    assert (pixels.mean, pixels.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 CARDS = {name: card for name, card in zoo.CARDS.items() if card.architecture == "eva" and card.source is not None}
