@@ -1,7 +1,7 @@
 """All key layouts by the names that cards use (`Card.table`): cards are data and import no converter."""
 
 from bob_jax.errors import unknown_name
-from converters import clip_resnet, convnext, hiera, resnet, swin_v2, vit
+from converters import aimv2, beit, clip_resnet, convnext, eva, hiera, resnet, swin_v2, vit
 from converters.rules import Table
 
 TABLES: dict[str, Table] = {
@@ -27,6 +27,12 @@ TABLES: dict[str, Table] = {
     "microsoft_swin_v2": swin_v2.MICROSOFT_SWIN_V2,
     "midas_swin_v2": swin_v2.MIDAS_SWIN_V2,
     "timm_hiera": hiera.TIMM_HIERA,
+    "timm_eva": eva.TIMM_EVA,
+    "timm_eva_mim": eva.TIMM_EVA_MIM,
+    "dinov3": eva.DINOV3,
+    "timm_beit": beit.TIMM_BEIT,
+    "timm_aimv2": aimv2.TIMM_AIMV2,
+    "aimv2": aimv2.AIMV2,
 }
 
 

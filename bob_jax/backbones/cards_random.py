@@ -8,6 +8,7 @@ from typing import Any
 
 from bob_jax.backbones import cards_convnext, cards_swin
 from bob_jax.backbones.card import HALF, Card, Preprocessing
+from bob_jax.backbones.cards_eva import EVA02_LARGE
 from bob_jax.backbones.cards_resnet import R50, R101
 from bob_jax.backbones.cards_vit import DINOV2, B, L, S
 
@@ -35,7 +36,7 @@ def _twin(
         preprocessing=preprocessing,
         parameters=parameters,
         feature_dim=feature_dim,
-        pooling=arguments.get("pooling", "cls") if architecture == "vit" else "mean",
+        pooling=arguments.get("pooling", "cls") if architecture in ("vit", "eva") else "mean",
         notes="Fresh weights from the seed, distributed as the original implementation's."
         + (" Its running statistics are 0 and 1 until it is trained." if architecture == "resnet" else ""),
     )
@@ -53,6 +54,7 @@ def _twins() -> list[Card]:
         ("convnext_b_random", "convnext", cards_convnext.BASE, 87.6, 1024),
         ("convnext_xl_random", "convnext", cards_convnext.XLARGE, 348.1, 2048),
         ("convnextv2_t_random", "convnext", cards_convnext.TINY | cards_convnext.V2, 27.9, 768),
+        ("eva02_b14_random", "eva", B | EVA02_LARGE, 85.8, 768),
     )
     dinov2 = _twin("vit_s14_dinov2_random", "vit", S | DINOV2, 22.1, 384, Preprocessing())
     return [*(_twin(*row, Preprocessing()) for row in rows), dinov2]

@@ -13,9 +13,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from bob_jax.backbones import parameters
+from bob_jax.backbones.aimv2 import AIMv2
 from bob_jax.backbones.base import Backbone
+from bob_jax.backbones.beit import Beit
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.cards_aimv2 import AIMV2_CARDS
+from bob_jax.backbones.cards_beit import BEIT_CARDS
 from bob_jax.backbones.cards_convnext import CONVNEXT_CARDS
+from bob_jax.backbones.cards_eva import EVA_CARDS
 from bob_jax.backbones.cards_hiera import HIERA_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
@@ -23,6 +28,7 @@ from bob_jax.backbones.cards_swin import SWIN_CARDS
 from bob_jax.backbones.cards_vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
 from bob_jax.backbones.convnext import ConvNeXt
+from bob_jax.backbones.eva import Eva
 from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.sscd import SSCD
@@ -38,6 +44,9 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "convnext": ConvNeXt,
     "swin_v2": SwinV2,
     "hiera": Hiera,
+    "eva": Eva,
+    "beit": Beit,
+    "aimv2": AIMv2,
 }
 CARDS: dict[str, Card] = {
     one.name: one
@@ -47,6 +56,9 @@ CARDS: dict[str, Card] = {
         *CONVNEXT_CARDS,
         *SWIN_CARDS,
         *HIERA_CARDS,
+        *EVA_CARDS,
+        *BEIT_CARDS,
+        *AIMV2_CARDS,
         *RANDOM_CARDS,
     )
 }

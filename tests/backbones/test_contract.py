@@ -14,10 +14,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from torch_reference import import_timm
 
-from bob_jax.backbones import parameters
+from bob_jax.backbones import parameters, zoo
+from bob_jax.backbones.aimv2 import AIMv2
 from bob_jax.backbones.base import Backbone
+from bob_jax.backbones.beit import Beit
 from bob_jax.backbones.clip_resnet import CLIPResNet
 from bob_jax.backbones.convnext import ConvNeXt
+from bob_jax.backbones.eva import Eva
 from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.layers import drop_path, drop_path_ramp
 from bob_jax.backbones.resnet import ResNet
@@ -57,6 +60,22 @@ TINY: dict[str, Callable[..., Backbone]] = {
         width=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 2), window=4, input_size=64, rngs=nnx.Rngs(0), **more
     ),
     "hiera": lambda **more: Hiera(width=8, stages=(1, 1, 1, 1), input_size=64, rngs=nnx.Rngs(0), **more),
+    "eva": lambda **more: Eva(
+        **{"patch_size": 8, "width": 16, "depth": 3, "num_heads": 2, "input_size": 32, "rngs": nnx.Rngs(0), **more}
+    ),
+    "eva02": lambda **more: TINY["eva"](
+        activation="swiglu", mlp_norm=True, attention_norm=True, pooling="mean", final_norm="fc_norm", **more
+    ),
+    "dinov3": lambda **more: TINY["eva"](
+        registers=4, rotary="dinov3", position_table=False, layer_scale=0.1, qkv_bias="none", **more
+    ),
+    "pe_core": lambda **more: TINY["eva"](pre_norm=True, rotary="pe", qkv_bias="qkv", pooling="map", **more),
+    "aimv2": lambda **more: AIMv2(
+        **{"patch_size": 8, "width": 16, "depth": 3, "num_heads": 2, "input_size": 32, "rngs": nnx.Rngs(0), **more}
+    ),
+    "beit": lambda **more: Beit(
+        **{"patch_size": 8, "width": 16, "depth": 3, "num_heads": 2, "input_size": 32, "rngs": nnx.Rngs(0), **more}
+    ),
 }
 EVERY = pytest.mark.parametrize("name", TINY)
 ONE_OF_EACH = pytest.mark.parametrize(
@@ -67,6 +86,8 @@ ONE_OF_EACH = pytest.mark.parametrize(
         "clip_resnet",
         "convnextv2",
         "swin_v2",
+        "eva02",
+        "beit",
     ],
 )
 
@@ -171,7 +192,18 @@ def test_drop_path_ramp_equals_timms():
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["siglip", "resnet_basic", "clip_resnet", "convnextv2", "swin_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "siglip",
+        "resnet_basic",
+        "clip_resnet",
+        "convnextv2",
+        "swin_v2",
+        "eva02",
+        "beit",
+    ],
+)
 def test_bfloat16_computes_close_to_float32(name):
     full, half = (drawn(functools.partial(TINY[name], dtype=dtype)) for dtype in (jnp.float32, jnp.bfloat16))
     assert {leaf.dtype for leaf in parameters.flatten(half).values()} == {jnp.dtype(jnp.float32)}
@@ -214,6 +246,7 @@ FULL_SIZE: dict[str, tuple[Callable[[], Backbone], float | None]] = {
         None,
     ),
     "vit_base_patch14_reg4_dinov2": (lambda: ViT(**DINOV2, **REGISTERS, rngs=nnx.Rngs(0)), 86.6),
+    "vit_base_patch14_reg1_tipsv2": (lambda: ViT(**zoo.card("vit_b14_tipsv2").arguments, rngs=nnx.Rngs(0)), 86.3),
     "vit_giant_patch14_dinov2": (lambda: ViT(**DINOV2, **GIANT, rngs=nnx.Rngs(0)), 1136.5),
     "vit_so400m_patch14_siglip_224": (lambda: ViT(patch_size=14, **SO400M, rngs=nnx.Rngs(0)), 427.7),
     "resnet18": (lambda: ResNet(stages=(2, 2, 2, 2), block="basic", rngs=nnx.Rngs(0)), 11.2),
