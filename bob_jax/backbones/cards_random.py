@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bob_jax.backbones.card import HALF, Card, Preprocessing
+from bob_jax.backbones.cards_generative import DIFFUSION_INPUT_SIZE, SD_V14
 from bob_jax.backbones.cards_resnet import R50, R101
 from bob_jax.backbones.cards_vit import DINOV2, B, L, S
 
@@ -49,7 +50,9 @@ def _twins() -> list[Card]:
         ("vit_l16_random", "vit", L, 303.3, 1024),
     )
     dinov2 = _twin("vit_s14_dinov2_random", "vit", S | DINOV2, 22.1, 384, Preprocessing(input_size=518, crop_pct=1.0))
-    return [*(_twin(*row, Preprocessing()) for row in rows), dinov2]
+    diffusion = Preprocessing(input_size=DIFFUSION_INPUT_SIZE)
+    sd_v14 = _twin("sd_v14_encoder_random", "stable_diffusion", SD_V14, 382.9, 1280, diffusion)
+    return [*(_twin(*row, Preprocessing()) for row in rows), dinov2, sd_v14]
 
 
 def _tiny_twins() -> list[Card]:

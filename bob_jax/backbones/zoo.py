@@ -13,16 +13,31 @@ from jax.typing import DTypeLike
 from bob_jax.backbones import parameters
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.cards_generative import GENERATIVE_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
 from bob_jax.backbones.cards_vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
 from bob_jax.backbones.resnet import ResNet
+from bob_jax.backbones.stable_diffusion import StableDiffusionEncoder
 from bob_jax.backbones.vit import ViT
 from bob_jax.errors import unknown_name
 
-ARCHITECTURES: dict[str, Callable[..., Backbone]] = {"vit": ViT, "resnet": ResNet, "clip_resnet": CLIPResNet}
-CARDS: dict[str, Card] = {one.name: one for one in (*VIT_CARDS, *RESNET_CARDS, *RANDOM_CARDS)}
+ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
+    "vit": ViT,
+    "resnet": ResNet,
+    "clip_resnet": CLIPResNet,
+    "stable_diffusion": StableDiffusionEncoder,
+}
+CARDS: dict[str, Card] = {
+    one.name: one
+    for one in (
+        *VIT_CARDS,
+        *RESNET_CARDS,
+        *GENERATIVE_CARDS,
+        *RANDOM_CARDS,
+    )
+}
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 
 

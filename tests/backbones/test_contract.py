@@ -19,6 +19,7 @@ from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.clip_resnet import CLIPResNet
 from bob_jax.backbones.layers import drop_path, drop_path_ramp
 from bob_jax.backbones.resnet import ResNet
+from bob_jax.backbones.stable_diffusion import StableDiffusionEncoder
 from bob_jax.backbones.vit import ViT
 
 timm = import_timm()
@@ -38,6 +39,16 @@ TINY: dict[str, Callable[..., Backbone]] = {
     ),
     "clip_resnet": lambda **more: CLIPResNet(
         stages=(2, 1, 1, 1), width=8, input_size=64, projection_dim=24, rngs=nnx.Rngs(0), **more
+    ),
+    "stable_diffusion": lambda **more: StableDiffusionEncoder(
+        vae_widths=(64,) * 4,
+        unet_widths=(64, 64, 64),
+        num_heads=(2, 2, 2),
+        blocks=1,
+        context_features=16,
+        input_size=64,
+        rngs=nnx.Rngs(0),
+        **more,
     ),
 }
 EVERY = pytest.mark.parametrize("name", TINY)
@@ -78,10 +89,14 @@ def test_layers_grow_in_the_order_of_computation(name):
         "norm_pre.scale",
         "conv1.kernel",
         "bn3.var",
+        "vae.conv_in.kernel",
     )
     blocks = [f"blocks.{i}.attn.qkv.kernel" for i in range(3)]
     blocks += ["layer1.0.conv1.kernel", "layer1.1.bn2.var"]
     blocks += [f"layer{i}.0.downsample.bn.scale" for i in (2, 3, 4)]
+    blocks += [f"vae.down_blocks.{i}.resnets.0.conv1.kernel" for i in range(4)] + ["vae.quant_conv.kernel"]
+    blocks += [f"unet.down_blocks.{i}.resnets.0.conv1.kernel" for i in range(3)]
+    blocks += ["unet.mid_block.attention.proj_in.kernel"]
     after = ("norm.scale", "fc_norm.scale", "attn_pool.latent", "attn_pool.pos_embed")
     known = parameters.flatten(model)
     assert {model.layer_of(path) for path in stem if path in known} == {0}
