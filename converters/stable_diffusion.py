@@ -5,6 +5,7 @@ Of the text tower only its embedding of one fixed text is kept, `context`.
 
 import functools
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -168,8 +169,8 @@ COMPVIS_IGNORED = (
     r"cond_stage_model\..*",
     r"(?!first_stage_model\.|model\.diffusion_model\.|cond_stage_model\.|context$).*",  # schedule, moving averages
 )
-V1 = {"activation": "quick_gelu", "padding": END}
-V2 = {"activation": "gelu", "padding": 0}
+V1: dict[str, Any] = {"activation": "quick_gelu", "padding": END}
+V2: dict[str, Any] = {"activation": "gelu", "padding": 0}
 
 DIFFUSERS_V1, DIFFUSERS_V2 = (
     Table(

@@ -118,9 +118,7 @@ class ResBlock(nnx.Module):
         epsilon = 1e-5 if in_unet else 1e-6
         self.norm1 = GroupNorm(in_features, epsilon=epsilon, dtype=dtype)
         self.conv1 = Convolution(in_features, features, 3, dtype=dtype, rngs=rngs)
-        self.time_emb_proj = (
-            None if time_features is None else linear(time_features, features, dtype=dtype, rngs=rngs)
-        )
+        self.time_emb_proj = None if time_features is None else linear(time_features, features, dtype=dtype, rngs=rngs)
         self.norm2 = GroupNorm(features, epsilon=epsilon, dtype=dtype)
         self.conv2 = Convolution(features, features, 3, zero=in_unet, dtype=dtype, rngs=rngs)
         self.conv_shortcut = (

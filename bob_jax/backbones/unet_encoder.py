@@ -5,6 +5,7 @@ Attribute names follow diffusers' `UNet2DConditionModel`, without its levels `do
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +124,7 @@ class TimeEmbedding(nnx.Module):
 
 
 class DownLevel(nnx.Module):
-    """Residual blocks at one resolution, each before a transformer if `num_heads` is given, then half the resolution."""
+    """Residual blocks at one resolution, each with a transformer behind it if `num_heads` is given, then half of it."""
 
     def __init__(
         self,
@@ -219,7 +220,12 @@ class UNetEncoder(nnx.Module):
     ):
         last = len(widths) - 1
         time_features = 4 * widths[0]
-        common = {"time_features": time_features, "context_features": context_features, "dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {
+            "time_features": time_features,
+            "context_features": context_features,
+            "dtype": dtype,
+            "rngs": rngs,
+        }
         self.conv_in = Convolution(LATENT_CHANNELS, widths[0], 3, dtype=dtype, rngs=rngs)
         self.time_embedding = TimeEmbedding(widths[0], time_features, dtype=dtype, rngs=rngs)
         self.down_blocks = nnx.List(
@@ -236,9 +242,7 @@ class UNetEncoder(nnx.Module):
         rates = (next(drop_paths), next(drop_paths))
         self.mid_block = Middle(widths[-1], num_heads=num_heads[-1], drop_paths=rates, **common)
 
-    def __call__(
-        self, latents: jax.Array, context: jax.Array, *, rngs: nnx.Rngs | None
-    ) -> tuple[jax.Array, ...]:
+    def __call__(self, latents: jax.Array, context: jax.Array, *, rngs: nnx.Rngs | None) -> tuple[jax.Array, ...]:
         """The maps before each halving, finest first, and last the middle's; context [1, M, context_features]."""
         time = jax.nn.silu(self.time_embedding())
         x = self.conv_in(latents)

@@ -53,7 +53,7 @@ class EncoderLevel(nnx.Module):
             ResBlock(features if index else in_features, features, drop_path=rate, dtype=dtype, rngs=rngs)
             for index, rate in enumerate(drop_paths)
         )
-        # The released weights were trained with zeros at the bottom and at the right only; the U-Net's pad on all sides.
+        # The released weights expect zeros at the bottom and at the right only; the U-Net's, on all sides.
         self.downsample = (
             Convolution(features, features, 3, stride=2, padding=(0, 1), dtype=dtype, rngs=rngs) if downsample else None
         )

@@ -42,8 +42,8 @@ TINY: dict[str, Callable[..., Backbone]] = {
     ),
     "stable_diffusion": lambda **more: StableDiffusionEncoder(
         vae_widths=(64,) * 4,
-        unet_widths=(64, 64, 64),
-        num_heads=(2, 2, 2),
+        unet_widths=(64, 64),
+        num_heads=(2, 2),
         blocks=1,
         context_features=16,
         input_size=64,
@@ -95,7 +95,7 @@ def test_layers_grow_in_the_order_of_computation(name):
     blocks += ["layer1.0.conv1.kernel", "layer1.1.bn2.var"]
     blocks += [f"layer{i}.0.downsample.bn.scale" for i in (2, 3, 4)]
     blocks += [f"vae.down_blocks.{i}.resnets.0.conv1.kernel" for i in range(4)] + ["vae.quant_conv.kernel"]
-    blocks += [f"unet.down_blocks.{i}.resnets.0.conv1.kernel" for i in range(3)]
+    blocks += [f"unet.down_blocks.{i}.resnets.0.conv1.kernel" for i in range(2)]
     blocks += ["unet.mid_block.attention.proj_in.kernel"]
     after = ("norm.scale", "fc_norm.scale", "attn_pool.latent", "attn_pool.pos_embed")
     known = parameters.flatten(model)

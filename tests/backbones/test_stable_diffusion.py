@@ -1,6 +1,7 @@
 """Stable Diffusion's encoder against diffusers on random weights, and what only bob_jax promises."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,12 @@ from from_timm import (
     relative_error,
     scalar_weights,
     to_torch,
+    trained,
 )
 
 from bob_jax.backbones import parameters, zoo
 from bob_jax.backbones.card import HALF
+from bob_jax.backbones.diffusion_blocks import ResBlock
 from bob_jax.backbones.stable_diffusion import StableDiffusionEncoder
 from bob_jax.errors import BobError
 
@@ -33,13 +36,14 @@ TINY = {
     "blocks": 1,
 }
 V2 = TINY | {"blocks": 2, "unet_widths": (64, 96), "num_heads": (1, 2)}
-VERSIONS = {"v1": (TINY, False), "v2": (V2, True)}
+SMALL = TINY | {"unet_widths": (64, 96), "num_heads": (2, 3)}
+VERSIONS = {"v1": (TINY, False), "v2": (V2, True), "small": (SMALL, False)}
 
 
-def pair(version: str) -> tuple[StableDiffusionEncoder, Reference]:
+def pair(version: str, **more) -> tuple[StableDiffusionEncoder, Reference]:
     arguments, linear_projection = VERSIONS[version]
     reference = randomised(arguments, linear_projection=linear_projection)
-    model = nnx.eval_shape(lambda: StableDiffusionEncoder(**arguments, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: StableDiffusionEncoder(**arguments, **more, rngs=nnx.Rngs(0)))
     parameters.assign(model, ours(reference.state_dict().items()), "diffusers")
     return model, reference
 
@@ -58,7 +62,7 @@ def test_outputs_equal_diffusers(version, size):
 
 
 def test_gradients_equal_diffusers():
-    model, reference = pair("v1")
+    model, reference = pair("small")
     inputs = images(2, 64, 64)
     theirs = reference(to_torch(inputs))
     weights = scalar_weights([x.detach().numpy() for x in theirs])
@@ -75,13 +79,41 @@ def test_gradients_equal_diffusers():
     assert max(errors.values()) < 1e-5, max(errors.items(), key=lambda item: item[1])
 
 
+def test_bfloat16_computes_close_to_float32():
+    model, reference = pair("small", dtype=jnp.bfloat16)
+    inputs = images(2, 64, 64)
+    with torch.no_grad():
+        exact = reference(to_torch(inputs))
+    low = trained(model, inputs)  # without drop path the same as an evaluation, and compiled sooner
+    assert low[0].dtype == jnp.float32 and {x.dtype for x in low[1:]} == {jnp.dtype(jnp.bfloat16)}
+    for mine, theirs in zip(low, exact, strict=True):
+        assert 0 < relative_error(mine.astype(np.float32), theirs.numpy()) < 0.03  # bfloat16 has 8 bits
+
+
+def test_drop_path_is_one_ramp_and_drops_branches_in_training_only():
+    model = nnx.eval_shape(lambda: StableDiffusionEncoder(**TINY, drop_path=0.1, rngs=nnx.Rngs(0)))
+    levels, middles = [*model.vae.down_blocks, *model.unet.down_blocks], (model.vae.mid_block, model.unet.mid_block)
+    rates = [block.drop_path for level in levels for block in level.resnets]
+    rates[4:4] = [block.drop_path for block in middles[0].resnets]
+    rates += [block.drop_path for block in middles[1].resnets]
+    np.testing.assert_allclose(rates, np.linspace(0, 0.1, 4 + 2 + 3 + 2))
+    assert [middle.attention.drop_path for middle in middles] == [middle.resnets[0].drop_path for middle in middles]
+    assert model.unet.down_blocks[1].attentions[0].drop_path == model.unet.down_blocks[1].resnets[0].drop_path
+
+    block = ResBlock(32, 32, drop_path=0.5, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((32, 2, 2, 32), np.float32))
+    branch, drawn = block(x, rngs=None) - x, block(x, rngs=nnx.Rngs(0)) - x
+    dropped = jnp.abs(drawn).max((1, 2, 3)) == 0
+    assert 6 <= dropped.sum() <= 26  # of 32, each with probability 0.5
+    np.testing.assert_allclose(drawn[~dropped], 2 * branch[~dropped], rtol=1e-3, atol=1e-5)
+
+
 def test_initialisation_is_distributed_as_the_publishers():
     """diffusers' start is PyTorch's; the publisher's own code has zeros where the U-Net's branches end."""
     torch.manual_seed(0)
-    small = TINY | {"unet_widths": (64, 96), "num_heads": (1, 2)}
-    reference = ours(Reference(small, linear_projection=False).state_dict().items())
+    reference = ours(Reference(SMALL, linear_projection=False).state_dict().items())
     # Not `initialised`: most shapes occur many times, and one by one each is compiled once.
-    mine = parameters.flatten(StableDiffusionEncoder(**small, rngs=nnx.Rngs(jax.random.key(0, impl="rbg"))))
+    mine = parameters.flatten(StableDiffusionEncoder(**SMALL, rngs=nnx.Rngs(jax.random.key(0, impl="rbg"))))
     assert mine.keys() == reference.keys()
     zero = {name for name in mine if name.startswith("unet.") and (".conv2." in name or ".proj_out." in name)}
     assert len(zero) == 2 * (2 + 1 + 2 + 1)  # kernel and bias; blocks of the levels and the middle, transformers
@@ -130,7 +162,7 @@ def test_halvings_of_odd_sides_round_up():
 
 def test_input_that_the_autoencoder_does_not_divide():
     model = nnx.eval_shape(lambda: StableDiffusionEncoder(**TINY, rngs=nnx.Rngs(0)))
-    with pytest.raises(BobError, match="input of 64x60 pixels is not divisible by 8: .* e.g. 512"):
+    with pytest.raises(BobError, match=r"input of 64x60 pixels is not divisible by 8: .* e.g. 512"):
         model(jnp.zeros((1, 64, 60, 3)))
 
 
@@ -148,3 +180,31 @@ def test_input_that_the_autoencoder_does_not_divide():
 def test_contradictory_arguments(arguments, message):
     with pytest.raises(BobError, match=message):
         nnx.eval_shape(lambda: StableDiffusionEncoder(**TINY | arguments, rngs=nnx.Rngs(0)))
+
+
+def test_cards_are_the_published_architectures():
+    v14, v21 = zoo.skeleton("sd_v14_encoder"), zoo.skeleton("sd_v21_encoder")
+    shapes = [{name: leaf.shape for name, leaf in parameters.flatten(model).items()} for model in (v14, v21)]
+    assert round(parameters.count(v14) / 1e6, 1) == 382.9 and round(parameters.count(v14.vae) / 1e6, 1) == 34.2
+    assert v14.strides == v21.strides == (4, 8, 16, 32, 64)
+    assert v14.widths == v21.widths == (256, 320, 640, 1280, 1280)
+    different = {name for name in shapes[0] if shapes[0][name] != shapes[1][name]}
+    assert different == {"context"} | {name for name in shapes[0] if re.search(r"attn2\.to_[kv]", name)}
+    assert shapes[0]["context"] == (77, 768) and shapes[1]["context"] == (77, 1024)
+    heads = [[level.attentions[0].block.attn1.num_heads for level in m.unet.down_blocks[:3]] for m in (v14, v21)]
+    assert heads == [[8, 8, 8], [5, 10, 20]]
+    assert [m.unet.mid_block.attention.block.attn1.num_heads for m in (v14, v21)] == [8, 20]
+
+
+def test_trap_pixels_are_in_minus_one_to_one():
+    for name in ("sd_v14_encoder", "sd_v21_encoder"):
+        card = zoo.card(name)
+        assert card.preprocessing.mean == card.preprocessing.std == HALF
+        assert card.preprocessing.input_size == card.arguments["input_size"] == 256
+        assert card.commercial and "rail" in card.licence
+
+
+def test_trap_paddings_differ_between_the_autoencoder_and_the_unet():
+    model = zoo.skeleton("sd_v14_encoder")
+    assert {level.downsample.padding for level in model.vae.down_blocks[:-1]} == {(0, 1)}
+    assert {level.downsample.padding for level in model.unet.down_blocks[:-1]} == {(1, 1)}
