@@ -4,18 +4,7 @@ import numpy as np
 import pytest
 
 from bob_jax.errors import BobError
-from converters.rules import (
-    Rule,
-    Table,
-    conv,
-    convert,
-    export,
-    flat,
-    linear,
-    merge_heads_in,
-    merge_heads_out,
-    summarise,
-)
+from converters.rules import Rule, Table, conv, convert, export, flat, linear, merge_heads_in, merge_heads_out, summarise
 
 TABLE = Table(
     rules=(
