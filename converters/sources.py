@@ -5,10 +5,12 @@ bytes with another sha256 are an error, never a silent change of a competitor.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,14 +27,16 @@ class Fetched:
     """A source that is on this machine.
 
     Attributes:
-        path: the file.
-        sha256: its digest, in full.
+        path: the file; of a source in several parts, the folder that their names count from.
+        sha256: its digest, in full; of several parts, that of their names and digests.
         commit: what the hub's revision resolved to; None for a URL.
+        parts: digest of each part by its name.
     """
 
     path: Path
     sha256: str
     commit: str | None
+    parts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +50,9 @@ class Pin:
 
 
 def address(source: WeightSource) -> str:
-    """The source in one word: its URL, or `hf://repository@revision/file`."""
-    return source.url or f"hf://{source.hub}@{source.revision}/{source.file}"
+    """The source in one word: its URL, or `hf://repository@revision/file`; without a file, if it is in parts."""
+    file = "" if source.parts else f"/{source.file}"
+    return source.url or f"hf://{source.hub}@{source.revision}{file}"
 
 
 def pin_path(source: WeightSource) -> Path:
@@ -56,11 +61,36 @@ def pin_path(source: WeightSource) -> Path:
 
 
 def fetch(source: WeightSource) -> Fetched:
-    """The file of a source: downloaded once, then from the cache, and the same bytes ever after.
+    """The file or files of a source: downloaded once, then from the cache, and the same bytes ever after.
 
     Raises:
         BobError: it cannot be reached, is gated, does not exist, or is not the file that was published or pinned.
     """
+    return _fetch_parts(source) if source.parts else _fetch_file(source)
+
+
+def digest_of_parts(parts: Mapping[str, str]) -> str:
+    """One digest for several files: of what `sha256sum` would print of them, in the order of their names."""
+    listing = "".join(f"{sha256}  {file}\n" for file, sha256 in sorted(parts.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _fetch_parts(source: WeightSource) -> Fetched:
+    """All parts of a source, of one and the same commit; each has a pin of its own."""
+    fetched = {file: _fetch_file(dataclasses.replace(source, file=file, parts=())) for _, file in source.parts}
+    commits = {part.commit for part in fetched.values()}
+    if len(commits) > 1:
+        raise BobError(
+            f"{address(source)}: its files are of different commits ({', '.join(sorted(map(str, commits)))}): the "
+            f"publisher changed it between two fetches; delete its pins in {pin_path(source).parent} and start again"
+        )
+    file, first = next(iter(fetched.items()))
+    folder = first.path.parents[len(Path(file).parts) - 1]
+    digests = {file: part.sha256 for file, part in fetched.items()}
+    return Fetched(folder, digest_of_parts(digests), first.commit, digests)
+
+
+def _fetch_file(source: WeightSource) -> Fetched:
     pin = _read_pin(source)
     if source.url:
         path, commit = download(source.url, cache_dir("weights") / "sources", sha256=source.sha256), None

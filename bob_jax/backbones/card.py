@@ -36,6 +36,8 @@ class WeightSource:
         file: file name inside the hub repository.
         url: direct address.
         sha256: full digest, or its leading hexadecimal digits where only those are published.
+        parts: (prefix, file) where weights are spread over several files of the hub repository, which then stand for
+            `file`; the prefix goes before the names in that file.
     """
 
     hub: str | None = None
@@ -43,6 +45,7 @@ class WeightSource:
     file: str = "model.safetensors"
     url: str | None = None
     sha256: str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

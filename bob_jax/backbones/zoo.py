@@ -21,6 +21,7 @@ from bob_jax.backbones.cards_aimv2 import AIMV2_CARDS
 from bob_jax.backbones.cards_beit import BEIT_CARDS
 from bob_jax.backbones.cards_convnext import CONVNEXT_CARDS
 from bob_jax.backbones.cards_eva import EVA_CARDS
+from bob_jax.backbones.cards_generative import GENERATIVE_CARDS
 from bob_jax.backbones.cards_hiera import HIERA_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
@@ -32,6 +33,7 @@ from bob_jax.backbones.eva import Eva
 from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.sscd import SSCD
+from bob_jax.backbones.stable_diffusion import StableDiffusionEncoder
 from bob_jax.backbones.swin_v2 import SwinV2
 from bob_jax.backbones.vit import ViT
 from bob_jax.errors import unknown_name
@@ -47,6 +49,7 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "eva": Eva,
     "beit": Beit,
     "aimv2": AIMv2,
+    "stable_diffusion": StableDiffusionEncoder,
 }
 CARDS: dict[str, Card] = {
     one.name: one
@@ -59,6 +62,7 @@ CARDS: dict[str, Card] = {
         *EVA_CARDS,
         *BEIT_CARDS,
         *AIMV2_CARDS,
+        *GENERATIVE_CARDS,
         *RANDOM_CARDS,
     )
 }
