@@ -47,6 +47,7 @@ def _card(
     table: str = "timm_convnext",
     scores: Mapping[str, str] | None = None,
     notes: str = "",
+    gated: bool = False,
 ) -> Card:
     """One row; `tag` is a repository of timm's on the hub, or a URL."""
     return Card(
@@ -65,6 +66,7 @@ def _card(
         pooling="mean",
         scores=scores or {},
         notes=notes,
+        gated=gated,
     )
 
 
@@ -206,7 +208,8 @@ def _distilled() -> list[Card]:
             preprocessing=DINOV3_INPUT,
             licence="dinov3-license",
             notes="Distilled from the 7 B model. The authors squash images to 256x256; timm's card says 224 and crops. "
-            "The authors' own repository is gated, timm's copy was not; their licence binds either way.",
+            "The authors' own repository is gated, and their licence binds for timm's copy too.",
+            gated=True,
         )
         for size, word, arguments in sizes
     ]
