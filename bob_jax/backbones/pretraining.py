@@ -41,7 +41,9 @@ def images(data: str) -> int | None:
     if any(name in data for name in UNCOUNTED):
         return None
     total = max((size for name, size in IMAGENETS.items() if name in data), default=0)
-    total += sum(size for name, size in SETS.items() if name in data and SUBSETS.get(name, "-") not in data)
+    total += sum(
+        size for name, size in SETS.items() if name in data and not (name in SUBSETS and SUBSETS[name] in data)
+    )
     for number, unit in PAIRS.findall(data):
         total += round(float(number) * {"M": 1e6, "B": 1e9}[unit])
     return total or None
