@@ -193,6 +193,12 @@ def _clip_resnet(card: Card) -> Reference:
     return of_clip_resnet(timm_model(card, num_classes=card.arguments.get("projection_dim", 0)))
 
 
+def _stable_diffusion(card: Card) -> Reference:
+    from converters import diffusers_reference  # which needs this module
+
+    return diffusers_reference.reference(card)
+
+
 def _sscd(card: Card) -> Reference:
     arguments = card.arguments
     resnet = import_library("timm").models.resnet
@@ -211,4 +217,5 @@ REFERENCES: dict[str, Callable[[Card], Reference]] = {
     "resnet": lambda card: of_resnet(timm_model(card)),
     "clip_resnet": _clip_resnet,
     "sscd": _sscd,
+    "stable_diffusion": _stable_diffusion,
 }

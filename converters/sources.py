@@ -115,7 +115,9 @@ def _fetch_file(source: WeightSource) -> Fetched:
 
 
 def cached(source: WeightSource) -> Path | None:
-    """The file of a source where it is on this machine already; None where it would have to be fetched."""
+    """The file of a source where it is on this machine already; None where it must be fetched, or is several files."""
+    if source.parts:
+        return None
     if source.url:
         path = target_of(source.url, cache_dir("weights") / "sources")
         return path if path.exists() else None
