@@ -43,7 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="all backbones with weights, and which are converted").set_defaults(run=_list)
     for name, run, summary in (
         ("convert", _convert, "fetch and convert, also where the cache has it already"),
-        ("verify", _verify, "convert, then compare with the original stage by stage (needs torch, and timm or diffusers)"),
+        (
+            "verify",
+            _verify,
+            "convert, then compare with the original stage by stage (needs torch, and timm or diffusers)",
+        ),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("name", help="backbone, e.g. vit_b16_clip")

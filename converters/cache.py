@@ -83,7 +83,9 @@ def load(card: Card, place: Callable[[np.ndarray], Any] = as_it_is) -> tuple[dic
         convert(card, original_of(card))
         found = _read(card, place)
     if found is None:
-        raise BobError(f"{path_of(card)} is not what was just written there: check the disk, or set BOB_CACHE to another")
+        raise BobError(
+            f"{path_of(card)} is not what was just written there: check the disk, or set BOB_CACHE to another"
+        )
     return found
 
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
 from bob_jax.backbones import parameters, zoo
 from bob_jax.backbones.base import Backbone

@@ -40,7 +40,7 @@ class Reference:
         stages: pairs (ours, theirs) of dotted paths whose outputs are the same, in the order of computation.
         layout: of the four-dimensional outputs at their stages; tokens [B, N, C] are our maps [B, h, w, C] row by row.
         table: key layout of the module's state dict, a name in `tables.TABLES`.
-        fill: puts original weights (`cache.Original`) into the module, by the original's own loading code if it has some.
+        fill: puts original weights (`cache.Original`) into the module, by the original's own loading code.
         sizes: sides of the images to compare on, the receipt's first; None for the card's and a larger one.
         library: that the implementation comes from, for the receipt.
     """
@@ -113,7 +113,9 @@ def token_run(model: Any) -> Callable[[Any], tuple[Any, list[Any]]]:
         tokens = model.forward_features(images)
         sides = zip(images.shape[2:], model.patch_embed.patch_size, strict=True)
         patches = tokens[:, model.num_prefix_tokens :].transpose(1, 2)
-        return model.forward_head(tokens, pre_logits=True), [patches.unflatten(2, [side // patch for side, patch in sides])]
+        return model.forward_head(tokens, pre_logits=True), [
+            patches.unflatten(2, [side // patch for side, patch in sides])
+        ]
 
     return run
 
@@ -141,7 +143,9 @@ def of_vit(model: Any) -> Reference:
 
 def of_resnet(model: Any) -> Reference:
     """timm's `ResNet`."""
-    blocks = [f"layer{stage}.{index}" for stage in (1, 2, 3, 4) for index in range(len(getattr(model, f"layer{stage}")))]
+    blocks = [
+        f"layer{stage}.{index}" for stage in (1, 2, 3, 4) for index in range(len(getattr(model, f"layer{stage}")))
+    ]
     return Reference(model, pyramid_run(model), same(model, ["conv1", *blocks]), "NCHW", "timm_resnet", fill)
 
 

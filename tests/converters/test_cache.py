@@ -83,7 +83,12 @@ def test_receipt_stands_in_the_header_and_says_where_the_weights_come_from(hub):
     assert header["source"] == "hf://timm/tiny@main/model.safetensors"
     assert header["commit"] == hub.commit("timm/tiny")
     assert len(header["source_sha256"]) == len(header["weights_sha256"]) == 64
-    assert header["licence"] == "mit" and header["backbone"] == "tiny" and header["parity"] == [] and header["verified"] is None
+    assert (
+        header["licence"] == "mit"
+        and header["backbone"] == "tiny"
+        and header["parity"] == []
+        and header["verified"] is None
+    )
     assert set(header["libraries"]) == {"python", "numpy", "safetensors", "jax", "flax"}
     assert header["date"].endswith("+00:00")
 

@@ -35,7 +35,9 @@ def fine_tuned(tmp_path):
         module = zoo.skeleton(card.name, dtype=np.float32)
         generator = np.random.default_rng(3)
         arrays = {
-            name: generator.uniform(0.5 if name.endswith(("var", "scale")) else -0.2, 0.9, leaf.shape).astype(np.float32)
+            name: generator.uniform(0.5 if name.endswith(("var", "scale")) else -0.2, 0.9, leaf.shape).astype(
+                np.float32
+            )
             if leaf.ndim == 1
             else generator.standard_normal(leaf.shape, np.float32) * np.float32(np.prod(leaf.shape[:-1]) ** -0.5)
             for name, leaf in parameters.flatten(module).items()
@@ -47,7 +49,9 @@ def fine_tuned(tmp_path):
     return write
 
 
-@pytest.mark.parametrize(("architecture", "suffix"), [("vit", ".safetensors"), ("resnet", ".pth"), ("clip_resnet", ".pth")])
+@pytest.mark.parametrize(
+    ("architecture", "suffix"), [("vit", ".safetensors"), ("resnet", ".pth"), ("clip_resnet", ".pth")]
+)
 def test_the_original_filled_with_an_export_computes_the_same(tmp_path, monkeypatch, fine_tuned, architecture, suffix):
     """There and back without the published file: names and shapes are asked of the implementation itself."""
     arguments, make = MODELS[architecture]

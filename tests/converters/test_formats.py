@@ -161,7 +161,9 @@ def test_header_without_arrays(tmp_path):
 
 def test_stream_gives_every_array_in_alphabetical_order_in_memory_of_its_own(tmp_path):
     arrays = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array(7.0), "c": np.ones((0, 4))}
-    path = write(tmp_path / "weights.safetensors", {name: np.array(array, np.float32) for name, array in arrays.items()})
+    path = write(
+        tmp_path / "weights.safetensors", {name: np.array(array, np.float32) for name, array in arrays.items()}
+    )
     with formats.stream_safetensors(path) as (header, stream):
         read = dict(stream)
     assert list(read) == ["a", "b", "c"] == sorted(header.tensors)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from converter_models import TINY_VIT, card_of, in_zoo, numpy_state, randomised, weights_cache  # noqa: F401
-from hub_server import serve_hub
 from flax import nnx
+from hub_server import serve_hub
 from safetensors.numpy import save_file
 from torch_reference import import_timm
 
@@ -136,9 +136,7 @@ def test_every_stage_of_a_reference_is_a_submodule_on_both_sides(architecture):
             assert isinstance(submodule(module, ours), nnx.Module), ours
             assert reference.module.get_submodule(theirs) is not None
         shapes = {name: tuple(value.shape) for name, value in reference.module.state_dict().items()}
-        arrays = {
-            name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in parameters.flatten(module).items()
-        }
+        arrays = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in parameters.flatten(module).items()}
         exported = rules.export(arrays, table_of(reference.table), shapes, what=card.name)
         left = {name for name in shapes if not name.endswith("num_batches_tracked")}
         assert set(exported) == left, card.name
