@@ -1,7 +1,7 @@
 """All key layouts by the names that cards use (`Card.table`): cards are data and import no converter."""
 
 from bob_jax.errors import unknown_name
-from converters import clip_resnet, resnet, vit
+from converters import aimv2, beit, clip_resnet, convnext, eva, hiera, resnet, swin_v2, vit
 from converters.rules import Table
 
 TABLES: dict[str, Table] = {
@@ -17,6 +17,22 @@ TABLES: dict[str, Table] = {
     "timm_clip_resnet": clip_resnet.TIMM_CLIP_RESNET,
     "timm_clip_resnet_without_pool": clip_resnet.TIMM_CLIP_RESNET_WITHOUT_POOL,
     "openai_clip_resnet": clip_resnet.OPENAI_CLIP_RESNET,
+    "timm_convnext": convnext.TIMM_CONVNEXT,
+    "timm_convnext_fcmae": convnext.TIMM_CONVNEXT_FCMAE,
+    "openclip_convnext": convnext.OPENCLIP_CONVNEXT,
+    "facebook_convnext": convnext.FACEBOOK_CONVNEXT,
+    "facebook_convnext_fcmae": convnext.FACEBOOK_CONVNEXT_FCMAE,
+    "vicregl_convnext": convnext.VICREGL_CONVNEXT,
+    "timm_swin_v2": swin_v2.TIMM_SWIN_V2,
+    "microsoft_swin_v2": swin_v2.MICROSOFT_SWIN_V2,
+    "midas_swin_v2": swin_v2.MIDAS_SWIN_V2,
+    "timm_hiera": hiera.TIMM_HIERA,
+    "timm_eva": eva.TIMM_EVA,
+    "timm_eva_mim": eva.TIMM_EVA_MIM,
+    "dinov3": eva.DINOV3,
+    "timm_beit": beit.TIMM_BEIT,
+    "timm_aimv2": aimv2.TIMM_AIMV2,
+    "aimv2": aimv2.AIMV2,
 }
 
 

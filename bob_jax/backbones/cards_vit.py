@@ -322,4 +322,29 @@ def _siglip() -> list[Card]:
     ]
 
 
-VIT_CARDS: tuple[Card, ...] = (*_supervised(), *_self_supervised(), *_dinov2(), *_clip(), *_siglip())
+def _tips() -> list[Card]:
+    """TIPSv2 (arXiv 2604.12012): image-text pairs, with self-distillation and masked patches."""
+    pixels = Preprocessing(input_size=448, crop_pct=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    arguments = {"patch_size": 14, "layer_scale": 1.0, "registers": 1, "position": "learned_patches"}
+    return [
+        _card(
+            "vit_b14_tipsv2",
+            "vit_base_patch14_reg1_tipsv2.webli",
+            B | arguments,
+            pixels,
+            86.3,
+            method="tipsv2",
+            data="WebLI",
+            notes="Takes pixels in [0, 1] as they are, without mean and standard deviation.",
+        )
+    ]
+
+
+VIT_CARDS: tuple[Card, ...] = (
+    *_supervised(),
+    *_self_supervised(),
+    *_dinov2(),
+    *_clip(),
+    *_siglip(),
+    *_tips(),
+)

@@ -13,14 +13,26 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from bob_jax.backbones import parameters
+from bob_jax.backbones.aimv2 import AIMv2
 from bob_jax.backbones.base import Backbone
+from bob_jax.backbones.beit import Beit
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.cards_aimv2 import AIMV2_CARDS
+from bob_jax.backbones.cards_beit import BEIT_CARDS
+from bob_jax.backbones.cards_convnext import CONVNEXT_CARDS
+from bob_jax.backbones.cards_eva import EVA_CARDS
+from bob_jax.backbones.cards_hiera import HIERA_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
+from bob_jax.backbones.cards_swin import SWIN_CARDS
 from bob_jax.backbones.cards_vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
+from bob_jax.backbones.convnext import ConvNeXt
+from bob_jax.backbones.eva import Eva
+from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.sscd import SSCD
+from bob_jax.backbones.swin_v2 import SwinV2
 from bob_jax.backbones.vit import ViT
 from bob_jax.errors import unknown_name
 
@@ -29,8 +41,27 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "resnet": ResNet,
     "sscd": SSCD,
     "clip_resnet": CLIPResNet,
+    "convnext": ConvNeXt,
+    "swin_v2": SwinV2,
+    "hiera": Hiera,
+    "eva": Eva,
+    "beit": Beit,
+    "aimv2": AIMv2,
 }
-CARDS: dict[str, Card] = {one.name: one for one in (*VIT_CARDS, *RESNET_CARDS, *RANDOM_CARDS)}
+CARDS: dict[str, Card] = {
+    one.name: one
+    for one in (
+        *VIT_CARDS,
+        *RESNET_CARDS,
+        *CONVNEXT_CARDS,
+        *SWIN_CARDS,
+        *HIERA_CARDS,
+        *EVA_CARDS,
+        *BEIT_CARDS,
+        *AIMV2_CARDS,
+        *RANDOM_CARDS,
+    )
+}
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 
 

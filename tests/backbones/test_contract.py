@@ -14,12 +14,18 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from torch_reference import import_timm
 
-from bob_jax.backbones import parameters
+from bob_jax.backbones import parameters, zoo
+from bob_jax.backbones.aimv2 import AIMv2
 from bob_jax.backbones.base import Backbone
+from bob_jax.backbones.beit import Beit
 from bob_jax.backbones.clip_resnet import CLIPResNet
+from bob_jax.backbones.convnext import ConvNeXt
+from bob_jax.backbones.eva import Eva
+from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.layers import drop_path, drop_path_ramp
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.sscd import SSCD
+from bob_jax.backbones.swin_v2 import SwinV2
 from bob_jax.backbones.vit import ViT
 
 timm = import_timm()
@@ -44,9 +50,46 @@ TINY: dict[str, Callable[..., Backbone]] = {
     "clip_resnet": lambda **more: CLIPResNet(
         stages=(2, 1, 1, 1), width=8, input_size=64, projection_dim=24, rngs=nnx.Rngs(0), **more
     ),
+    "convnext": lambda **more: ConvNeXt(
+        depths=(2, 1, 1, 1), widths=(8, 12, 16, 24), input_size=64, rngs=nnx.Rngs(0), **more
+    ),
+    "convnextv2": lambda **more: TINY["convnext"](grn=True, layer_scale=None, **more),
+    "convnextv2_fcmae": lambda **more: TINY["convnextv2"](final_norm="plain", **more),
+    "vicregl": lambda **more: TINY["convnext"](layer_scale=None, final_norm="before_pool", **more),
+    "swin_v2": lambda **more: SwinV2(
+        width=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 2), window=4, input_size=64, rngs=nnx.Rngs(0), **more
+    ),
+    "hiera": lambda **more: Hiera(width=8, stages=(1, 1, 1, 1), input_size=64, rngs=nnx.Rngs(0), **more),
+    "eva": lambda **more: Eva(
+        **{"patch_size": 8, "width": 16, "depth": 3, "num_heads": 2, "input_size": 32, "rngs": nnx.Rngs(0), **more}
+    ),
+    "eva02": lambda **more: TINY["eva"](
+        activation="swiglu", mlp_norm=True, attention_norm=True, pooling="mean", final_norm="fc_norm", **more
+    ),
+    "dinov3": lambda **more: TINY["eva"](
+        registers=4, rotary="dinov3", position_table=False, layer_scale=0.1, qkv_bias="none", **more
+    ),
+    "pe_core": lambda **more: TINY["eva"](pre_norm=True, rotary="pe", qkv_bias="qkv", pooling="map", **more),
+    "aimv2": lambda **more: AIMv2(
+        **{"patch_size": 8, "width": 16, "depth": 3, "num_heads": 2, "input_size": 32, "rngs": nnx.Rngs(0), **more}
+    ),
+    "beit": lambda **more: Beit(
+        **{"patch_size": 8, "width": 16, "depth": 3, "num_heads": 2, "input_size": 32, "rngs": nnx.Rngs(0), **more}
+    ),
 }
 EVERY = pytest.mark.parametrize("name", TINY)
-ONE_OF_EACH = pytest.mark.parametrize("name", ["vit", "resnet", "clip_resnet"])
+ONE_OF_EACH = pytest.mark.parametrize(
+    "name",
+    [
+        "vit",
+        "resnet",
+        "clip_resnet",
+        "convnextv2",
+        "swin_v2",
+        "eva02",
+        "beit",
+    ],
+)
 
 
 def abstract(name: str, **more) -> Backbone:
@@ -83,10 +126,15 @@ def test_layers_grow_in_the_order_of_computation(name):
         "norm_pre.scale",
         "conv1.kernel",
         "bn3.var",
+        "stem.1.scale",
     )
-    blocks = [f"blocks.{i}.attn.qkv.kernel" for i in range(3)]
+    blocks = [f"blocks.{i}.attn.qkv.kernel" for i in range(4)]
     blocks += ["layer1.0.conv1.kernel", "layer1.1.bn2.var"]
     blocks += [f"layer{i}.0.downsample.bn.scale" for i in (2, 3, 4)]
+    blocks += ["stages.0.blocks.0.conv_dw.kernel", "stages.0.blocks.1.mlp.fc2.bias"]
+    blocks += [f"stages.{i}.downsample.1.kernel" for i in (1, 2, 3)]
+    blocks += ["layers.0.blocks.0.attn.qkv.kernel", "layers.0.blocks.1.norm2.bias"]
+    blocks += [f"layers.{i}.downsample.norm.scale" for i in (1, 2, 3)]
     after = ("norm.scale", "fc_norm.scale", "attn_pool.latent", "attn_pool.pos_embed")
     known = parameters.flatten(model)
     assert {model.layer_of(path) for path in stem if path in known} == {0}
@@ -144,7 +192,18 @@ def test_drop_path_ramp_equals_timms():
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["siglip", "resnet_basic", "clip_resnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "siglip",
+        "resnet_basic",
+        "clip_resnet",
+        "convnextv2",
+        "swin_v2",
+        "eva02",
+        "beit",
+    ],
+)
 def test_bfloat16_computes_close_to_float32(name):
     full, half = (drawn(functools.partial(TINY[name], dtype=dtype)) for dtype in (jnp.float32, jnp.bfloat16))
     assert {leaf.dtype for leaf in parameters.flatten(half).values()} == {jnp.dtype(jnp.float32)}
@@ -187,11 +246,20 @@ FULL_SIZE: dict[str, tuple[Callable[[], Backbone], float | None]] = {
         None,
     ),
     "vit_base_patch14_reg4_dinov2": (lambda: ViT(**DINOV2, **REGISTERS, rngs=nnx.Rngs(0)), 86.6),
+    "vit_base_patch14_reg1_tipsv2": (lambda: ViT(**zoo.card("vit_b14_tipsv2").arguments, rngs=nnx.Rngs(0)), 86.3),
     "vit_giant_patch14_dinov2": (lambda: ViT(**DINOV2, **GIANT, rngs=nnx.Rngs(0)), 1136.5),
     "vit_so400m_patch14_siglip_224": (lambda: ViT(patch_size=14, **SO400M, rngs=nnx.Rngs(0)), 427.7),
     "resnet18": (lambda: ResNet(stages=(2, 2, 2, 2), block="basic", rngs=nnx.Rngs(0)), 11.2),
     "resnet152": (lambda: ResNet(stages=(3, 8, 36, 3), rngs=nnx.Rngs(0)), None),
     "resnet50_clip": (lambda: CLIPResNet(projection_dim=None, rngs=nnx.Rngs(0)), 36.2),
+    "convnext_xlarge": (
+        lambda: ConvNeXt(depths=(3, 3, 27, 3), widths=(256, 512, 1024, 2048), rngs=nnx.Rngs(0)),
+        348.1,
+    ),
+    "convnextv2_nano": (
+        lambda: ConvNeXt(depths=(2, 2, 8, 2), widths=(80, 160, 320, 640), grn=True, layer_scale=None, rngs=nnx.Rngs(0)),
+        15.0,
+    ),
     "resnet50x4_clip": (
         lambda: CLIPResNet(stages=(4, 6, 10, 6), width=80, input_size=288, projection_dim=None, rngs=nnx.Rngs(0)),
         None,
@@ -203,6 +271,15 @@ FULL_SIZE: dict[str, tuple[Callable[[], Backbone], float | None]] = {
     "resnet50x64_clip": (
         lambda: CLIPResNet(stages=(3, 15, 36, 10), width=128, input_size=448, projection_dim=None, rngs=nnx.Rngs(0)),
         None,
+    ),
+    "swinv2_small_window8_256": (lambda: SwinV2(depths=(2, 2, 18, 2), rngs=nnx.Rngs(0)), None),
+    "swinv2_base_window8_256": (
+        lambda: SwinV2(width=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), rngs=nnx.Rngs(0)),
+        86.9,
+    ),
+    "swinv2_large_window12to24_192to384": (
+        lambda: SwinV2(width=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48), rngs=nnx.Rngs(0)),
+        195.2,
     ),
 }
 

@@ -17,7 +17,7 @@ from bob_jax.errors import BobError
 
 PRETRAINED = [name for name, card in zoo.CARDS.items() if card.source is not None]
 RANDOM = [name for name, card in zoo.CARDS.items() if card.source is None]
-SHAPELESS = ("activation", "epsilon")  # arguments without influence on any shape
+SHAPELESS = ("activation", "epsilon", "window", "pretrained_windows")  # arguments without influence on any shape
 
 
 @functools.cache
@@ -155,9 +155,21 @@ def test_trap_tags_are_written_out():
 
 def test_non_commercial_licences_are_marked():
     marked = {card.method for card in zoo.CARDS.values() if not card.commercial}
-    assert marked == {"mae", "mocov3", "clip", "sscd"}
+    assert marked == {
+        "mae",
+        "mocov3",
+        "clip",
+        "sscd",
+        "eupe",
+        "aimv2",
+    }
+    forbid = (
+        "cc-by-nc-4.0",
+        "apple-ascl",
+        "fair-noncommercial-research-license",
+    )
     for card in zoo.CARDS.values():
-        assert card.commercial == (card.licence not in ("cc-by-nc-4.0", "apple-ascl")), card.name
+        assert card.commercial == (card.licence not in forbid), card.name
 
 
 def test_unknown_name_says_the_nearest():

@@ -1,0 +1,36 @@
+"""Cards of Hiera: MAE on ImageNet, as pretrained and as fine-tuned."""
+
+from typing import Any
+
+from bob_jax.backbones.card import Card, Preprocessing, WeightSource
+
+B = {"width": 96, "num_heads": 1, "stages": (2, 3, 16, 3)}
+SHARED: dict[str, Any] = {
+    "architecture": "hiera",
+    "arguments": {"input_size": 224, **B},
+    "table": "timm_hiera",
+    "method": "mae",
+    "licence": "cc-by-nc-4.0",
+    "commercial": False,
+    "preprocessing": Preprocessing(crop_pct=0.9),
+    "parameters": 50.8,
+    "feature_dim": 768,
+    "pooling": "mean",
+}
+
+HIERA_CARDS: tuple[Card, ...] = (
+    Card(
+        name="hiera_b_mae",
+        data="ImageNet-1k",
+        source=WeightSource(hub="timm/hiera_base_224.mae"),
+        notes="The norm behind the pooling is the one that stood before the decoder: it was trained on single tokens.",
+        **SHARED,
+    ),
+    Card(
+        name="hiera_b_mae_ft_in1k",
+        data="ImageNet-1k, then its labels",
+        source=WeightSource(hub="timm/hiera_base_224.mae_in1k_ft_in1k"),
+        scores={"imagenet top-1": "84.53 (timm results-imagenet.csv)"},
+        **SHARED,
+    ),
+)
