@@ -40,7 +40,7 @@ class Reference:
         stages: pairs (ours, theirs) of dotted paths whose outputs are the same, in the order of computation.
         layout: of the four-dimensional outputs at their stages; tokens [B, N, C] are our maps [B, h, w, C] row by row.
         table: key layout of the module's state dict, a name in `tables.TABLES`.
-        fill: puts original weights (`cache.Original`) into the module, by the original's own loading code if it has some.
+        fill: puts original weights (`cache.Original`) into the module, by the original's own loading code.
         sizes: sides of the images to compare on, the receipt's first; None for the card's and a larger one.
         library: that the implementation comes from, for the receipt.
     """
