@@ -162,6 +162,9 @@ def test_non_commercial_licences_are_marked():
         "sscd",
         "eupe",
         "aimv2",
+        "vicregl",
+        "fcmae",
+        "fcmae+supervised",
     }
     forbid = (
         "cc-by-nc-4.0",
