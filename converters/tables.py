@@ -1,7 +1,7 @@
 """All key layouts by the names that cards use (`Card.table`): cards are data and import no converter."""
 
 from bob_jax.errors import unknown_name
-from converters import clip_resnet, hiera, resnet, swin_v2, vit
+from converters import clip_resnet, hiera, resnet, sam_vit, swin_v2, vit
 from converters.rules import Table
 
 TABLES: dict[str, Table] = {
@@ -18,6 +18,8 @@ TABLES: dict[str, Table] = {
     "microsoft_swin_v2": swin_v2.MICROSOFT_SWIN_V2,
     "midas_swin_v2": swin_v2.MIDAS_SWIN_V2,
     "timm_hiera": hiera.TIMM_HIERA,
+    "timm_sam_vit": sam_vit.TIMM_SAM_VIT,
+    "sam_vit": sam_vit.SAM_VIT,
 }
 
 
