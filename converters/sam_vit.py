@@ -28,6 +28,4 @@ def _perceptron(name: str) -> tuple[Rule, ...]:
 TIMM_SAM_VIT = Table((*SHARED, *_perceptron("fc")), (r"head\..*",))
 
 # The authors' file: what is not under `image_encoder` makes masks from its output.
-SAM_VIT = Table((*SHARED, *_perceptron("lin"))).prefixed(
-    r"image_encoder\.", (r"(?:prompt_encoder|mask_decoder)\..*", r"pixel_(?:mean|std)")
-)
+SAM_VIT = Table((*SHARED, *_perceptron("lin"))).prefixed(r"image_encoder\.", (r"(?:prompt_encoder|mask_decoder)\..*",))
