@@ -24,7 +24,7 @@ HIERA_CARDS: tuple[Card, ...] = (
         data="ImageNet-1k",
         source=WeightSource(hub="timm/hiera_base_224.mae"),
         notes="As timm builds it, for fine-tuning. In pretraining the last stage did not pool (its stride was 16, "
-        "here it is 32), and the norm behind the pooling stood before the decoder, on single tokens of all stages fused.",
+        "here it is 32), and the norm behind the pooling stood before the decoder, on single tokens.",
         **SHARED,
     ),
     Card(
