@@ -1,7 +1,7 @@
 """All key layouts by the names that cards use (`Card.table`): cards are data and import no converter."""
 
 from bob_jax.errors import unknown_name
-from converters import clip_resnet, resnet, vit
+from converters import clip_resnet, convnext, resnet, vit
 from converters.rules import Table
 
 TABLES: dict[str, Table] = {
@@ -14,6 +14,7 @@ TABLES: dict[str, Table] = {
     "mocov3_resnet": resnet.MOCOV3_RESNET,
     "timm_clip_resnet": clip_resnet.TIMM_CLIP_RESNET,
     "openai_clip_resnet": clip_resnet.OPENAI_CLIP_RESNET,
+    "timm_convnext": convnext.TIMM_CONVNEXT,
 }
 
 

@@ -56,6 +56,7 @@ def _tiny_twins() -> list[Card]:
     # Without pretraining nothing has taught the class token to gather: the mean of the patches is fairer.
     nano = {"width": 64, "depth": 4, "num_heads": 4, "pooling": "mean"}
     basic = {"block": "basic", "width": 16}
+    convnext = {"depths": (1, 1, 2, 1), "widths": (16, 32, 64, 128)}
     rows: tuple[tuple[str, str, dict[str, Any], float, int], ...] = (
         ("vit_nano4_random", "vit", nano | {"patch_size": 4}, 0.207, 64),
         ("vit_nano8_random", "vit", nano | {"patch_size": 8}, 0.213, 64),
@@ -63,6 +64,7 @@ def _tiny_twins() -> list[Card]:
         ("resnet10_nano_random", "resnet", basic | {"stages": (1, 1, 1, 1)}, 0.309, 128),
         ("resnet18_nano_random", "resnet", basic | {"stages": (2, 2, 2, 2)}, 0.701, 128),
         ("resnet26_nano_random", "resnet", {"stages": (2, 2, 2, 2), "width": 16}, 0.88, 512),
+        ("convnext_nano_random", "convnext", convnext, 0.269, 128),
     )
     return [_twin(*row, TINY_INPUT) for row in rows]
 

@@ -17,11 +17,17 @@ from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
 from bob_jax.backbones.cards_vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
+from bob_jax.backbones.convnext import ConvNeXt
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.vit import ViT
 from bob_jax.errors import unknown_name
 
-ARCHITECTURES: dict[str, Callable[..., Backbone]] = {"vit": ViT, "resnet": ResNet, "clip_resnet": CLIPResNet}
+ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
+    "vit": ViT,
+    "resnet": ResNet,
+    "clip_resnet": CLIPResNet,
+    "convnext": ConvNeXt,
+}
 CARDS: dict[str, Card] = {one.name: one for one in (*VIT_CARDS, *RESNET_CARDS, *RANDOM_CARDS)}
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 
