@@ -1,6 +1,6 @@
-"""The original weights as a file on this machine: from the Hugging Face hub or from a URL, verified.
+"""The original weights as a file on this machine: from the Hugging Face hub, from a URL or from the package, verified.
 
-What a source resolved to the first time is pinned (trust on first use): later fetches ask for that very commit, and
+What a source outside of the package resolved to the first time is pinned (trust on first use): later fetches ask for that very commit, and
 bytes with another sha256 are an error, never a silent change of a competitor.
 """
 
@@ -12,6 +12,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bob_jax.backbones import card
 from bob_jax.backbones.card import WeightSource
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
@@ -27,7 +28,7 @@ class Fetched:
     Attributes:
         path: the file.
         sha256: its digest, in full.
-        commit: what the hub's revision resolved to; None for a URL.
+        commit: what the hub's revision resolved to; None for any other source.
     """
 
     path: Path
@@ -46,8 +47,15 @@ class Pin:
 
 
 def address(source: WeightSource) -> str:
-    """The source in one word: its URL, or `hf://repository@revision/file`."""
+    """The source in one word: its URL, `package://file`, or `hf://repository@revision/file`."""
+    if source.shipped:
+        return f"package://{source.shipped}"
     return source.url or f"hf://{source.hub}@{source.revision}/{source.file}"
+
+
+def shipped_path(source: WeightSource) -> Path:
+    """Where a file that comes with the package is."""
+    return Path(card.__file__).parent / "weights" / (source.shipped or "")
 
 
 def pin_path(source: WeightSource) -> Path:
@@ -61,6 +69,8 @@ def fetch(source: WeightSource) -> Fetched:
     Raises:
         BobError: it cannot be reached, is gated, does not exist, or is not the file that was published or pinned.
     """
+    if source.shipped:
+        return _shipped(source)
     pin = _read_pin(source)
     if source.url:
         path, commit = download(source.url, cache_dir("weights") / "sources", sha256=source.sha256), None
@@ -82,6 +92,15 @@ def fetch(source: WeightSource) -> Fetched:
             f"{pin_path(source)}, or to fetch again, delete {path}"
         )
     return fetched
+
+
+def _shipped(source: WeightSource) -> Fetched:
+    """A file of the package; its card pins it."""
+    path = shipped_path(source)
+    found = sha256_of(path) if path.is_file() else "none"
+    if found != source.sha256:
+        raise BobError(f"{path} has sha256 {found} where its card says {source.sha256}: install bob_jax anew")
+    return Fetched(path, found, None)
 
 
 def _fetch_hub(source: WeightSource, pin: Pin | None) -> tuple[Path, str]:

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from bob_jax.backbones import parameters
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.cards_glyphs import GLYPHS_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
 from bob_jax.backbones.cards_vit import VIT_CARDS
@@ -28,7 +29,7 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "clip_resnet": CLIPResNet,
     "convnext": ConvNeXt,
 }
-CARDS: dict[str, Card] = {one.name: one for one in (*VIT_CARDS, *RESNET_CARDS, *RANDOM_CARDS)}
+CARDS: dict[str, Card] = {one.name: one for one in (*VIT_CARDS, *RESNET_CARDS, *GLYPHS_CARDS, *RANDOM_CARDS)}
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 
 
