@@ -119,12 +119,10 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def _backbones(arguments: argparse.Namespace) -> int:
-    from bob_jax.backbones import zoo
+    from bob_jax.backbones import flops, zoo
 
     if arguments.name:
-        card = dataclasses.asdict(zoo.card(arguments.name))
-        print_json(card) if arguments.json else print_facts(card)
-        return 0
+        return _backbone(arguments.name, arguments.json)
     cards = list(zoo.CARDS.values())
     for field in ("method", "architecture", "licence"):
         wanted = getattr(arguments, field)
@@ -137,10 +135,35 @@ def _backbones(arguments: argparse.Namespace) -> int:
     if arguments.commercial:
         cards = [card for card in cards if card.commercial]
     if arguments.json:
-        print_json([dataclasses.asdict(card) for card in cards])
+        print_json([dataclasses.asdict(card) | {"gflops": flops.known().get(card.name)} for card in cards])
         return 0
     columns = ("name", "architecture", "method", "data", "parameters", "feature_dim", "licence", "commercial")
-    print_table(columns, ([getattr(card, column) for column in columns] for card in cards))
+    rows = ([*(getattr(card, column) for column in columns), flops.known().get(card.name)] for card in cards)
+    print_table((*columns, "gflops"), rows)
+    return 0
+
+
+def _backbone(name: str, as_json: bool) -> int:
+    """One card whole, with the receipt of its weights where they are converted."""
+    from bob_jax.backbones import flops, zoo
+    from converters import cache, receipt
+
+    card = zoo.card(name)
+    known = cache.read_receipt(card)
+    facts = dataclasses.asdict(card) | {"gflops": flops.known().get(name)}
+    if as_json:
+        print_json(facts | {"receipt": known and dataclasses.asdict(known)})
+        return 0
+    print_facts(facts)
+    if known is None:
+        if card.source is not None:
+            print(f"receipt: none yet, `python -m converters verify {name}` fetches, converts and verifies the weights")
+        return 0
+    written = dataclasses.asdict(known)
+    del written["parity"]  # a table of its own
+    print_facts({"receipt": written})
+    if known.parity:
+        print_table(receipt.COLUMNS, receipt.rows(known.parity))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`python -m converters list | convert NAME | verify NAME`: the weights of the zoo, fetched, converted, verified."""
+"""`python -m converters list | convert NAME | verify NAME | export NAME`: weights fetched, verified, and given back."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from typing import NoReturn
 from bob_jax.backbones import zoo
 from bob_jax.errors import BobError
 from bob_jax.terminal import print_table
-from converters import cache
+from converters import cache, receipt
 from converters.tables import TABLES
 
 
@@ -43,13 +43,21 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="all backbones with weights, and which are converted").set_defaults(run=_list)
     for name, run, summary in (
         ("convert", _convert, "fetch and convert, also where the cache has it already"),
-        ("verify", _verify, "convert, then compare with the original implementation (needs timm and torch)"),
+        ("verify", _verify, "convert, then compare with the original stage by stage (needs torch, and timm or diffusers)"),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("name", help="backbone, e.g. vit_b16_clip")
         command.add_argument("--from", dest="file", type=Path, metavar="FILE", help="its checkpoint on this machine")
         command.add_argument("--table", help=f"key layout of FILE where it is not the card's: {', '.join(TABLES)}")
         command.set_defaults(run=run)
+    summary = "write weights of ours for the original implementation, as its state dict"
+    command = commands.add_parser("export", help=summary, description=summary)
+    command.add_argument("name", help="backbone, e.g. vit_b16_clip")
+    command.add_argument("--to", type=Path, metavar="FILE", required=True, help="what is written: .safetensors or .pth")
+    command.add_argument(
+        "--weights", type=Path, metavar="FILE", help="fine-tuned .safetensors by dotted path; else the published ones"
+    )
+    command.set_defaults(run=_export)
     return parser
 
 
@@ -64,30 +72,34 @@ def _list(arguments: argparse.Namespace) -> int:
     rows = []
     for card in zoo.CARDS.values():
         if card.source is not None:
-            receipt = cache.read_receipt(card)
-            parity = f"{max(receipt.parity.values()):.1e}" if receipt and receipt.parity else ""
-            rows.append([card.name, card.method, card.data, card.licence, receipt.date[:10] if receipt else "", parity])
+            known = cache.read_receipt(card)
+            parity = f"{known.largest_error:.1e}" if known and known.parity else ""
+            rows.append([card.name, card.method, card.data, card.licence, known.date[:10] if known else "", parity])
     print_table(columns, rows)
     return 0
 
 
 def _convert(arguments: argparse.Namespace) -> int:
     card = zoo.card(arguments.name)
-    _, receipt = cache.convert(card, _original(arguments))
-    print(f"{cache.path_of(card)}: converted from {receipt.source}, weights sha256 {receipt.weights_sha256}")
+    _, written = cache.convert(card, _original(arguments))
+    print(f"{cache.path_of(card)}: converted from {written.source}, weights sha256 {written.weights_sha256}")
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from converters import parity
 
-    errors = parity.verify(zoo.card(arguments.name), _original(arguments))
-    rows = []
-    for stage, error in errors.items():
-        size, _, what = stage.partition(" ")
-        rows.append([size, what, f"{error:.2e}", "ok" if error <= parity.TOLERANCE else "TOO LARGE"])
-    print_table(("input", "stage", "relative error", f"limit {parity.TOLERANCE:.0e}"), rows)
-    return 0 if all(error <= parity.TOLERANCE for error in errors.values()) else 1
+    found = parity.verify(zoo.card(arguments.name), _original(arguments))
+    print_table(receipt.COLUMNS, receipt.rows(found.parity))
+    return 0 if all(stage.float32 <= receipt.TOLERANCE for stage in found.parity) else 1
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from converters.export import export
+
+    export(zoo.card(arguments.name), arguments.to, arguments.weights)
+    print(f"{arguments.to}: written")
+    return 0
 
 
 if __name__ == "__main__":

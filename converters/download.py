@@ -28,6 +28,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def target_of(url: str, folder: Path) -> Path:
+    """The name that the file at a URL gets in a folder."""
+    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urlsplit(url).path).name}"
+
+
 def download(url: str, folder: Path, *, sha256: str | None = None) -> Path:
     """The file at a URL, in `folder`; a file that is already there is not fetched again.
 
@@ -42,7 +47,7 @@ def download(url: str, folder: Path, *, sha256: str | None = None) -> Path:
         BobError: the server refuses or cannot be reached, the disk is full, or the digest is another one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urlsplit(url).path).name}"
+    target = target_of(url, folder)
     with FileLock(f"{target}.lock"):
         if target.exists():
             return target

@@ -4,6 +4,9 @@ A file is data, never a program: pickles are read by PyTorch's safe loader alone
 file needs no torch, whatever its dtypes.
 """
 
+import contextlib
+import json
+import math
 import pickle
 import re
 import warnings
@@ -11,10 +14,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from bob_jax.errors import BobError
@@ -53,17 +56,85 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise _damaged(path, error) from error
 
 
-def read_safetensors_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, without reading its arrays.
+class Tensor(NamedTuple):
+    """Where a tensor of a safetensors file lies.
+
+    Attributes:
+        dtype: as the format writes it, e.g. "F32".
+        shape: of the tensor.
+        start: its first byte in the file.
+        stop: the first byte behind it.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Header(NamedTuple):
+    """What a safetensors file says of itself."""
+
+    metadata: dict[str, str]
+    tensors: dict[str, Tensor]
+
+
+def read_safetensors_header(path: Path) -> Header:
+    """The metadata of a safetensors file and what tensors it holds, without reading them.
 
     Raises:
         BobError: the file is damaged.
     """
+    with path.open("rb") as file:
+        return _header(file, path)
+
+
+@contextlib.contextmanager
+def stream_safetensors(path: Path) -> Iterator[tuple[Header, Iterator[tuple[str, np.ndarray]]]]:
+    """The header of a safetensors file of float32 tensors, and its arrays by name, in alphabetical order.
+
+    Each array is read, into memory of its own, when its turn comes: whoever puts it elsewhere needs no memory for the
+    whole file. (`safe_open` maps the file: until it is closed, every page that was read counts as memory too.)
+
+    Raises:
+        BobError: the file is damaged, or holds something other than float32.
+    """
+    with path.open("rb", buffering=0) as file:
+        header = _header(file, path)
+        yield header, ((name, _array(file, header.tensors[name], path)) for name in sorted(header.tensors))
+
+
+def _header(file: IO[bytes], path: Path) -> Header:
+    """Checked only for what could mislead a reader; https://huggingface.co/docs/safetensors says how it is written."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
+        length = int.from_bytes(file.read(8), "little")
+        size = path.stat().st_size
+        if length > size - 8:
+            raise ValueError("cut off in its header")
+        entries = json.loads(file.read(length))
+        metadata = entries.pop("__metadata__", {})
+        tensors = {
+            name: Tensor(entry["dtype"], tuple(entry["shape"]), *(8 + length + at for at in entry["data_offsets"]))
+            for name, entry in entries.items()
+        }
+        if max((tensor.stop for tensor in tensors.values()), default=8 + length) != size:
+            raise ValueError("cut off, or longer than its header says")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
+    return Header(metadata, tensors)
+
+
+def _array(file: IO[bytes], tensor: Tensor, path: Path) -> np.ndarray:
+    if tensor.dtype != "F32" or tensor.stop - tensor.start != 4 * math.prod(tensor.shape):
+        raise _damaged(path, ValueError(f"{tensor.stop - tensor.start} bytes of {tensor.dtype} for {tensor.shape}"))
+    array = np.empty(tensor.shape, np.float32)
+    file.seek(tensor.start)
+    view = memoryview(array.reshape(-1).view(np.uint8))
+    while view:
+        if not (count := file.readinto(view)):  # type: ignore[attr-defined]
+            raise _damaged(path, EOFError("cut off"))
+        view = view[count:]
+    return array
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

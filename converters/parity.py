@@ -1,144 +1,132 @@
-"""Our backbone against the original implementation, on the same published weights."""
+"""Our backbone against the original implementation, on the same published weights, stage by stage."""
 
-import importlib
-import re
+import dataclasses
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bob_jax.backbones import parameters, zoo
+from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.card import Card
 from bob_jax.errors import BobError
-from converters import cache, formats
+from converters import cache, references
+from converters.receipt import Receipt, StageError
+from converters.references import Reference
+from converters.stages import recorded, recorded_torch
 
-TOLERANCE = 1e-5  # largest difference over the largest value, float32
-# What timm calls the architectures whose weights it does not publish.
-UNPUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit_s16_mocov3": ("vit_small_patch16_224", {"num_heads": 12}),
-    "vit_b16_mocov3": ("vit_base_patch16_224", {}),
-    "resnet50_dino": ("resnet50", {}),
-    "resnet50_vicreg": ("resnet50", {}),
-    "resnet50_mocov3": ("resnet50", {}),
-}
-WRAPPERS = r"^(?:state_dict\.module\.base_encoder\.|state_dict\.|model\.)"
+Outputs = dict[str, np.ndarray]
 
 
-def verify(card: Card, original: cache.Original) -> dict[str, float]:
+def verify(card: Card, original: cache.Original) -> Receipt:
     """Converts the original weights, compares both implementations on them, and writes the figures into the receipt.
 
-    The descriptor and every feature map are compared in float32, at the card's input size and at a larger one.
-
-    Returns:
-        Relative error by input size and stage, e.g. {"224 pooled": 1e-6, "224 map 16": 2e-6}.
+    Every stage is compared in float32 at the card's input size and at a larger one, which tries the resampling of
+    positions, and in bfloat16 at the card's.
 
     Raises:
-        BobError: the weights cannot be had, do not fit either side, or timm is missing.
+        BobError: the weights cannot be had, do not fit either side, or the original's library is missing.
     """
     arrays, receipt = cache.convert(card, original)
-    model = reference(card, original)
-    module = zoo.skeleton(card.name, dtype=jnp.float32)
-    parameters.assign(module, arrays, where=original.source)
+    reference = references.build(card)
+    references.fill(reference.module, original)
+    full, half = (zoo.skeleton(card.name, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
+    for module in (full, half):
+        parameters.assign(module, arrays, where=original.source)
     size = card.preprocessing.input_size
-    errors: dict[str, float] = {}
-    for side in (size, size + 2 * max(module.strides)):
-        images = np.random.default_rng(side).standard_normal((2, side, side, 3), np.float32)
-        errors |= {f"{side} {stage}": error for stage, error in compare(module, model, images).items()}
-    receipt = cache.with_parity(receipt, errors)
+    receipt = dataclasses.replace(
+        receipt,
+        parity=compare(full, reference, (size, size + 2 * max(full.strides)), half),
+        verified=datetime.now(UTC).isoformat(timespec="seconds"),
+        libraries=receipt.libraries | {name: version(name) for name in ("torch", reference.library)},
+    )
     cache.save(card, arrays, receipt)
-    return errors
+    return receipt
 
 
-def compare(module: Any, model: Any, images: np.ndarray) -> dict[str, float]:
-    """Relative error, largest difference over largest value, of the descriptor and of each map.
+def compare(
+    module: Backbone, reference: Reference, sizes: Sequence[int], half: Backbone | None = None
+) -> tuple[StageError, ...]:
+    """How far our stages, descriptor and maps are from theirs.
 
     Args:
-        module: our backbone.
-        model: timm's.
-        images: [B, H, W, 3] float32.
+        module: our backbone in float32.
+        reference: theirs with the same weights; with `half` it is cast to bfloat16, and stays so.
+        sizes: sides of the images.
+        half: our backbone in bfloat16, compared too, at the first of the sizes.
+
+    Raises:
+        BobError: a stage that is not finite.
     """
     import torch
 
+    theirs = {size: original_outputs(reference, _images(size), torch.float32) for size in sizes}
+    found = []
+    for size in sizes:
+        ours = outputs(module, reference, _images(size))
+        found += [StageError(size, stage, relative(ours[stage], exact)) for stage, exact in theirs[size].items()]
+    if half is not None:
+        low = original_outputs(reference, _images(sizes[0]), torch.bfloat16)
+        ours = outputs(half, reference, _images(sizes[0]))
+        for index, (stage, exact) in enumerate(theirs[sizes[0]].items()):
+            found[index] = dataclasses.replace(
+                found[index],
+                bfloat16=relative(ours[stage], exact),
+                bfloat16_original=relative(low[stage], exact),
+                bfloat16_between=relative(ours[stage], low[stage]),
+            )
+    for one in found:
+        if not all(map(math.isfinite, filter(None, dataclasses.astuple(one)[2:]))):
+            raise BobError(
+                f"{one.stage} at {one.input_size} pixels is not finite in one of the implementations: the weights are "
+                "damaged, or not this architecture's"
+            )
+    return tuple(found)
+
+
+def outputs(module: Backbone, reference: Reference, images: np.ndarray) -> Outputs:
+    """What our backbone computes of [B, H, W, 3] images: the stages of the reference, descriptor, maps; float32."""
+    paths = [ours for ours, _ in reference.stages]
     graph, state = nnx.split(module)
+
+    @jax.jit
+    def run(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
+        module = nnx.merge(graph, state)
+        with recorded(module, paths) as seen:
+            features = module(images)
+        maps = {f"map {stride}": x for stride, x in zip(module.strides, features.maps, strict=True)}
+        return {**{path: seen[path] for path in paths}, "pooled": features.pooled, **maps}
+
     with jax.default_matmul_precision("float32"):
-        ours = jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images)
-    with torch.no_grad():
-        pooled, maps = _run(model, torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-    pairs = [("pooled", ours.pooled, pooled)]
-    pairs += [
-        (f"map {stride}", ours_map, theirs.permute(0, 2, 3, 1))
-        for stride, ours_map, theirs in zip(module.strides, ours.maps, maps, strict=True)
-    ]
-    return {stage: relative(np.asarray(mine), theirs.numpy()) for stage, mine, theirs in pairs}
+        return {name: np.asarray(value, np.float32) for name, value in run(state, images).items()}
 
 
-def reference(card: Card, original: cache.Original) -> Any:
-    """timm's implementation of a card's architecture, holding the original weights by timm's own loading code.
-
-    Raises:
-        BobError: timm is missing, or the weights do not fill its model.
-    """
-    try:
-        import timm
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision's operators do not fit torch
-        raise BobError(f"verifying needs timm and torch: pip install timm torch ({error})") from error
-    name, options = timm_name(card)
-    if card.architecture == "vit":
-        options = options | {"dynamic_img_size": True}
-    classes = card.arguments["projection_dim"] if card.architecture == "clip_resnet" else 0
-    model = timm.create_model(name, pretrained=False, num_classes=classes, **options).eval()
-    fill(model, original)
-    return model
-
-
-def timm_name(card: Card) -> tuple[str, dict[str, Any]]:
-    """timm's name of a card's architecture, and the options that make it the same function."""
-    if card.name in UNPUBLISHED:
-        return UNPUBLISHED[card.name]
-    assert card.source is not None and card.source.hub is not None
-    name = card.source.hub.removeprefix("timm/").partition(".")[0]
-    if card.arguments.get("activation") == "quick_gelu":
-        name = name.replace("_clip_", "_clip_quickgelu_")
-    return name, {}
-
-
-def fill(model: Any, original: cache.Original) -> None:
-    """Fills a timm model with original weights by timm's own loading code.
-
-    Raises:
-        BobError: parameters of the model are missing in the weights.
-    """
+def original_outputs(reference: Reference, images: np.ndarray, dtype: Any) -> Outputs:
+    """The same of the reference, in our layouts; its module is cast to `dtype`, and stays so."""
     import torch
 
-    if original.path.suffix == ".npz":
-        model.load_pretrained(str(original.path))
-        return
-    state = {
-        re.sub(WRAPPERS, "", name): torch.from_numpy(np.array(array, np.float32))
-        for name, array in formats.read(original.path).items()
-    }
-    translate = getattr(importlib.import_module(type(model).__module__), "checkpoint_filter_fn", None)
-    missing = model.load_state_dict(translate(state, model) if translate else state, strict=False).missing_keys
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing:
-        raise BobError(f"{original.source} does not fill timm's {type(model).__name__}: {len(missing)} missing")
-
-
-def _run(model: Any, images: Any) -> tuple[Any, list[Any]]:
-    """Descriptor [B, D] and maps [B, C, h, w] of a timm model."""
-    if hasattr(model, "patch_embed"):
-        tokens = model.forward_features(images)
-        rows, columns = (
-            side // patch for side, patch in zip(images.shape[2:], model.patch_embed.patch_size, strict=True)
-        )
-        patches = tokens[:, model.num_prefix_tokens :].transpose(1, 2)
-        return model.forward_head(tokens, pre_logits=True), [patches.unflatten(2, (rows, columns))]
-    maps = model.forward_intermediates(images, indices=4, intermediates_only=True)
-    return model(images), maps
+    module = reference.module.to(dtype)
+    batch = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(dtype)
+    with torch.no_grad(), recorded_torch(module, [theirs for _, theirs in reference.stages]) as seen:
+        pooled, maps = reference.run(batch)
+    stages = {ours: seen[theirs] for ours, theirs in reference.stages}
+    if reference.layout == "NCHW":
+        stages = {name: value.permute(0, 2, 3, 1) if value.ndim == 4 else value for name, value in stages.items()}
+    named = {f"map {images.shape[1] // value.shape[2]}": value.permute(0, 2, 3, 1) for value in maps}
+    return {name: value.float().numpy() for name, value in {**stages, "pooled": pooled, **named}.items()}
 
 
 def relative(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest difference over the largest value of `theirs`."""
-    return float(np.abs(mine - theirs).max() / np.abs(theirs).max())
+    """Largest difference over the largest value of `theirs`; tokens [B, N, C] are compared with a map [B, h, w, C]."""
+    return float(np.abs(mine.reshape(theirs.shape) - theirs).max() / np.abs(theirs).max())
+
+
+def _images(size: int) -> np.ndarray:
+    return np.random.default_rng(size).standard_normal((2, size, size, 3), np.float32)

@@ -16,7 +16,7 @@ from bob_jax.backbones import card
 from bob_jax.backbones.card import WeightSource
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
-from converters.download import download, sha256_of
+from converters.download import download, sha256_of, target_of
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -101,6 +101,21 @@ def _shipped(source: WeightSource) -> Fetched:
     if found != source.sha256:
         raise BobError(f"{path} has sha256 {found} where its card says {source.sha256}: install bob_jax anew")
     return Fetched(path, found, None)
+
+
+def cached(source: WeightSource) -> Path | None:
+    """The file of a source where it is on this machine already; None where it would have to be fetched."""
+    if source.shipped:
+        return shipped_path(source) if shipped_path(source).exists() else None
+    if source.url:
+        path = target_of(source.url, cache_dir("weights") / "sources")
+        return path if path.exists() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    pin = _read_pin(source)
+    revision = pin.commit if pin and pin.commit else source.revision
+    found = try_to_load_from_cache(source.hub or "", source.file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _fetch_hub(source: WeightSource, pin: Pin | None) -> tuple[Path, str]:

@@ -40,12 +40,13 @@ def variable(module: nnx.Module, path: str) -> nnx.Variable:
     return node
 
 
-def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Fills a module, also one made under `nnx.eval_shape`, with float32 copies of `arrays`.
+def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray | jax.Array], where: str) -> None:
+    """Fills a module, also one made under `nnx.eval_shape`, in float32.
 
     Args:
         module: what is filled, in place; left as it was when an error is raised.
-        arrays: exactly the names and shapes of `flatten(module)`, any float dtype.
+        arrays: exactly the names and shapes of `flatten(module)`, any float dtype. Arrays of JAX are used where they
+            lie, those of NumPy are copied to the default device.
         where: origin of the arrays, for the error message.
 
     Raises:
@@ -64,8 +65,11 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], where: str) -> 
     if problems:
         raise BobError(f"{where}: the weights do not fit the architecture: {'; '.join(problems)}")
     for name in wanted:
-        # A copy: on CPU JAX would otherwise share memory with an array that the caller may still change.
-        variable(module, name).set_value(jnp.array(arrays[name], dtype=jnp.float32, copy=True))
+        value = arrays[name]
+        if not isinstance(value, jax.Array) or value.dtype != jnp.float32:
+            # A copy: on CPU JAX would otherwise share memory with an array that the caller may still change.
+            value = jnp.array(value, dtype=jnp.float32, copy=True)
+        variable(module, name).set_value(value)
 
 
 def count(module: nnx.Module) -> int:

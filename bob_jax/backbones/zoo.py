@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -76,22 +78,43 @@ def build(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, 
     Raises:
         BobError: unknown name.
     """
-    make = functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path, seed=seed)
+    make = functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path)
     # Initialised as one program: layer by layer every shape would be a compilation of its own, and none worth caching.
-    weights = jax.jit(lambda: nnx.to_pure_dict(nnx.state(make())))()
-    return nnx.merge(nnx.graphdef(nnx.eval_shape(make)), weights)
+    weights = jax.jit(lambda: nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(seed)))))()
+    return nnx.merge(nnx.graphdef(skeleton(name, dtype=dtype, drop_path=drop_path)), weights)
 
 
 def skeleton(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0) -> Backbone:
     """`build` without memory or computation: the parameters are `jax.ShapeDtypeStruct`."""
-    return nnx.eval_shape(functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path, seed=0))
+    known = card(name)
+    return nnx.eval_shape(lambda: _make(known, dtype=dtype, drop_path=drop_path, rngs=OneKey(jax.random.key(0))))
 
 
-def _make(known: Card, *, dtype: DTypeLike | None, drop_path: float, seed: int) -> Backbone:
-    return ARCHITECTURES[known.architecture](**known.arguments, dtype=dtype, drop_path=drop_path, rngs=nnx.Rngs(seed))
+class OneKey(NamedTuple):
+    """Stands in for `nnx.Rngs` where only shapes matter: every stream gives the same key.
+
+    `nnx.Rngs` counts in a traced array, and each `count += 1` has JAX search all that was traced before for the text of
+    an error nobody sees (flax 0.12.8, jax 0.10.2): n keys cost n squared, most of the time of a large skeleton.
+    """
+
+    key: jax.Array
+
+    def __getattr__(self, stream: str) -> Callable[[], jax.Array]:
+        return lambda: self.key
 
 
-def load(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, seed: int = 0) -> Loaded:
+def _make(known: Card, *, dtype: DTypeLike | None, drop_path: float, rngs: nnx.Rngs | OneKey) -> Backbone:
+    return ARCHITECTURES[known.architecture](**known.arguments, dtype=dtype, drop_path=drop_path, rngs=rngs)
+
+
+def load(
+    name: str,
+    *,
+    dtype: DTypeLike | None = None,
+    drop_path: float = 0.0,
+    seed: int = 0,
+    place: Callable[[np.ndarray | jax.Array], jax.Array] = jnp.asarray,
+) -> Loaded:
     """A backbone with its pretrained weights, fetched and converted at the first call; a random twin from its seed.
 
     Args:
@@ -99,18 +122,23 @@ def load(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, s
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU. Parameters are float32.
         drop_path: stochastic depth rate, used in training only.
         seed: of a random twin's initialisation; without meaning for pretrained weights.
+        place: puts each array where it belongs as soon as it is read, split over devices for instance; on the default
+            device unless told. The host never holds the whole model.
 
     Raises:
         BobError: unknown name, or weights that can be neither fetched nor converted.
     """
     known = card(name)
     if known.source is None:
-        return Loaded(build(name, dtype=dtype, drop_path=drop_path, seed=seed), _random_digest(known, seed))
+        module, digest = build(name, dtype=dtype, drop_path=drop_path, seed=seed), _random_digest(known, seed)
+        placed = {path: place(leaf) for path, leaf in parameters.flatten(module).items()}
+        parameters.assign(module, placed, where=name)
+        return Loaded(module, digest)
     from converters import cache  # lazily: a random twin needs no converter
 
-    arrays, receipt = cache.load(known)
+    placed, receipt = cache.load(known, place)
     module = skeleton(name, dtype=dtype, drop_path=drop_path)
-    parameters.assign(module, arrays, where=str(cache.path_of(known)))
+    parameters.assign(module, placed, where=str(cache.path_of(known)))
     return Loaded(module, receipt.weights_sha256)
 
 

@@ -19,6 +19,7 @@ from bob_jax.metrics import bootstrap
 from bob_jax.metrics.classification import METRICS, per_example
 from bob_jax.protocols.base import Competitor, Context, Result
 from bob_jax.results import environment, record
+from bob_jax.training import mesh as meshes
 
 
 class Judged(NamedTuple):
@@ -30,13 +31,13 @@ class Judged(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1)
-def load_competitor(name: str, drop_path: float) -> Competitor:
-    """The backbone with its weights; the last one is kept, since the cells of one backbone stand together.
+def load_competitor(name: str, drop_path: float, mesh: jax.sharding.Mesh) -> Competitor:
+    """The backbone with its weights on the mesh; the last one is kept, since the cells of one backbone stand together.
 
     Raises:
         BobError: unknown name, or weights that cannot be had.
     """
-    loaded = zoo.load(name, drop_path=drop_path)
+    loaded = zoo.load(name, drop_path=drop_path, place=functools.partial(meshes.place, mesh=mesh))
     return Competitor(zoo.card(name), loaded.module, loaded.weights_sha256)
 
 
@@ -61,7 +62,7 @@ def run(cell: Cell, dataset: Dataset, mesh: jax.sharding.Mesh, workdir: Path, nu
         num_workers: data worker processes; None lets the loader decide.
     """
     started = time.perf_counter()
-    competitor = load_competitor(cell.backbone, cell.protocol.drop_path_rate())
+    competitor = load_competitor(cell.backbone, cell.protocol.drop_path_rate(), mesh)
     context = Context(mesh, workdir, cell.seed, num_workers, cell.skip_corrupt)
     result = cell.protocol.run(competitor, dataset, context)
     outputs = per_example(result.logits, result.labels)

@@ -23,7 +23,8 @@ SHAPELESS = ("activation", "epsilon")  # arguments without influence on any shap
 @functools.cache
 def measured(architecture: str, arguments: str) -> tuple[float, int, int]:
     """Millions of parameters, feature width and input size of an architecture; many cards share one."""
-    module = nnx.eval_shape(lambda: zoo.ARCHITECTURES[architecture](**json.loads(arguments), rngs=nnx.Rngs(0)))
+    make = functools.partial(zoo.ARCHITECTURES[architecture], **json.loads(arguments))
+    module = nnx.eval_shape(lambda: make(rngs=zoo.OneKey(jax.random.key(0))))
     return parameters.count(module) / 1e6, module.feature_dim, module.input_size
 
 
@@ -180,6 +181,21 @@ def test_random_twin_follows_from_its_seed():
 def test_digests_of_all_random_twins_differ():
     digests = {zoo.weights_sha256(name) for name in RANDOM}
     assert len(digests) == len(RANDOM) and all(len(digest) == 64 for digest in digests)
+
+
+@pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
+def test_a_skeleton_counts_no_keys(architecture, monkeypatch):
+    """Else its time grows with the square of its layers: 3 s for a large one, where it takes less than 1."""
+
+    def draw(*_):
+        raise AssertionError("drew a key from nnx.Rngs")
+
+    name = next(name for name, card in zoo.CARDS.items() if card.architecture == architecture)
+    expected = nnx.eval_shape(lambda: zoo._make(zoo.card(name), dtype=None, drop_path=0.0, rngs=nnx.Rngs(0)))
+    monkeypatch.setattr(nnx.RngStream, "__call__", draw)
+    module = zoo.skeleton(name)
+    assert parameters.flatten(module) == parameters.flatten(expected)
+    assert nnx.graphdef(module) == nnx.graphdef(expected)
 
 
 def test_load_passes_dtype_and_drop_path_on():

@@ -1,11 +1,13 @@
 """Converted weights on disk: strict, keyed by what decides them, whole or not there, with a receipt."""
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
 
 import huggingface_hub.constants
+import jax
 import numpy as np
 import pytest
 from converter_models import TINY_VIT, card_of, in_zoo, weights_cache  # noqa: F401
@@ -15,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from bob_jax.backbones import parameters, zoo
 from bob_jax.backbones.card import WeightSource
 from bob_jax.errors import BobError
+from bob_jax.training import mesh as meshes
 from converters import cache, formats
 
 ARGUMENTS = TINY_VIT | {"depth": 1}
@@ -76,11 +79,11 @@ def test_first_load_fetches_and_converts_and_the_next_reads_the_cache(hub):
 
 def test_receipt_stands_in_the_header_and_says_where_the_weights_come_from(hub):
     cache.load(CARD)
-    header = json.loads(formats.read_safetensors_metadata(cache.path_of(CARD))["receipt"])
+    header = json.loads(formats.read_safetensors_header(cache.path_of(CARD)).metadata["receipt"])
     assert header["source"] == "hf://timm/tiny@main/model.safetensors"
     assert header["commit"] == hub.commit("timm/tiny")
     assert len(header["source_sha256"]) == len(header["weights_sha256"]) == 64
-    assert header["licence"] == "mit" and header["backbone"] == "tiny" and header["parity"] is None
+    assert header["licence"] == "mit" and header["backbone"] == "tiny" and header["parity"] == [] and header["verified"] is None
     assert set(header["libraries"]) == {"python", "numpy", "safetensors", "jax", "flax"}
     assert header["date"].endswith("+00:00")
 
@@ -94,6 +97,44 @@ def test_digest_is_of_the_values_and_not_of_the_file(hub):
     assert cache.digest(arrays) == cache.digest(dict(reversed(arrays.items())))
     for other in ({"a": np.ones((3, 2), np.float32)}, {"b": np.full(4, 1e-38, np.float32)}, {"c": arrays["b"]}):
         assert cache.digest(arrays) != cache.digest(arrays | other)
+
+
+def test_weights_go_where_they_are_placed_one_array_at_a_time(hub):
+    cache.load(CARD)
+    seen = []
+
+    def place(array):
+        assert array.flags.owndata and array.flags.writeable  # nobody else's memory, so it may be given away
+        seen.append(array.nbytes)
+        return jax.device_put(array, jax.devices()[3])
+
+    module = zoo.load("tiny", place=place).module
+    placed = parameters.flatten(module)
+    assert len(seen) == len(placed) and max(seen) < sum(seen) / 3
+    assert {leaf.device for leaf in placed.values()} == {jax.devices()[3]}
+    np.testing.assert_array_equal(placed["blocks.0.mlp.fc1.kernel"], checkpoint()["blocks.0.mlp.fc1.weight"].T)
+
+
+@pytest.mark.parametrize("card", ["tiny", "vit_nano8_random"])
+def test_weights_split_over_devices_as_they_are_read(hub, monkeypatch, card):
+    """Each of 8 devices gets its eighth of a matrix and nothing else; small arrays are whole on all."""
+
+    def build(name, **_):  # compiling a twin's real initialisation takes longer than all the rest here
+        module = zoo.skeleton(name)
+        ones = {path: np.ones(leaf.shape, np.float32) for path, leaf in parameters.flatten(module).items()}
+        parameters.assign(module, ones, name)
+        return module
+
+    monkeypatch.setattr(zoo, "build", build)
+    mesh = meshes.make_mesh(fsdp=8)
+    whole = parameters.flatten(zoo.load(card).module)
+    split = parameters.flatten(zoo.load(card, place=functools.partial(meshes.place, mesh=mesh)).module)
+    kernel = split["blocks.0.mlp.fc1.kernel"]
+    assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 8}
+    assert len({shard.device for shard in kernel.addressable_shards}) == 8
+    assert split["norm.scale"].sharding.is_fully_replicated
+    for name, leaf in whole.items():
+        np.testing.assert_array_equal(split[name], leaf)
 
 
 @pytest.mark.parametrize("kept", [0, 100, -5])
@@ -192,6 +233,15 @@ def test_full_disk_is_one_line_and_keeps_what_was_there(hub, monkeypatch):
     with pytest.raises(BobError, match=r"cannot write .*tiny\.safetensors \(No space left on device\)"):
         cache.convert(CARD, cache.original_of(CARD))
     assert cache.read_receipt(CARD) == before
+
+
+def test_a_disk_that_does_not_keep_what_is_written_is_told(hub, monkeypatch):
+    def lossy(arrays, path, **options):
+        save_file({name: array * 2 for name, array in arrays.items()}, path, **options)
+
+    monkeypatch.setattr(cache, "save_file", lossy)
+    with pytest.raises(BobError, match="is not what was just written there: check the disk"):
+        cache.load(CARD)
 
 
 def _load(endpoint, folder, queue):

@@ -150,5 +150,39 @@ def test_unknown_and_missing_files(tmp_path):
         formats.read(tmp_path / "gone.pth")
 
 
-def test_metadata_without_arrays(tmp_path):
-    assert formats.read_safetensors_metadata(write(tmp_path / "weights.safetensors")) == {"format": "pt"}
+def test_header_without_arrays(tmp_path):
+    header = formats.read_safetensors_header(write(tmp_path / "weights.safetensors"))
+    assert header.metadata == {"format": "pt"}
+    assert {name: (tensor.dtype, tensor.shape) for name, tensor in header.tensors.items()} == {
+        "a.weight": ("F32", (2, 3)),
+        "b": ("I64", ()),
+    }
+
+
+def test_stream_gives_every_array_in_alphabetical_order_in_memory_of_its_own(tmp_path):
+    arrays = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array(7.0), "c": np.ones((0, 4))}
+    path = write(tmp_path / "weights.safetensors", {name: np.array(array, np.float32) for name, array in arrays.items()})
+    with formats.stream_safetensors(path) as (header, stream):
+        read = dict(stream)
+    assert list(read) == ["a", "b", "c"] == sorted(header.tensors)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read[name], array)
+        assert read[name].flags.owndata
+
+
+@pytest.mark.parametrize("kept", [0, 5, 60, -7])
+def test_header_and_stream_of_a_truncated_file_say_so(tmp_path, kept):
+    path = write(tmp_path / "weights.safetensors")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(BobError, match="is damaged or not what its name says"):
+        formats.read_safetensors_header(path)
+    with pytest.raises(BobError, match="is damaged"), formats.stream_safetensors(path):
+        pass
+
+
+def test_stream_is_of_float32_alone(tmp_path):
+    with (
+        formats.stream_safetensors(write(tmp_path / "weights.safetensors")) as (_, stream),
+        pytest.raises(BobError, match=r"is damaged .*\(8 bytes of I64 for \(\)\)"),
+    ):
+        dict(stream)

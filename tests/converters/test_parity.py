@@ -14,7 +14,7 @@ from torch_reference import import_timm
 
 from bob_jax.backbones import zoo
 from bob_jax.backbones.card import WeightSource
-from converters import cache, parity
+from converters import cache, parity, references
 from converters.__main__ import main
 
 timm = import_timm()
@@ -31,26 +31,42 @@ def test_full_vit_b16_clip_from_the_hub_to_a_verified_receipt(tmp_path, monkeypa
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         assert main(["verify", "vit_b16_clip"]) == 0
     printed = capsys.readouterr().out
-    assert "pooled" in printed and "map 16" in printed and "ok" in printed
-    card = zoo.card("vit_b16_clip")
-    receipt = cache.read_receipt(card)
-    assert set(receipt.parity) == {"224 pooled", "224 map 16", "256 pooled", "256 map 16"}
-    assert max(receipt.parity.values()) < 1e-5
-    assert receipt.libraries["timm"] == timm.__version__
+    assert "blocks.11" in printed and "map 16" in printed and "ok" in printed
+    receipt = cache.read_receipt(zoo.card("vit_b16_clip"))
+    stages = ["patch_embed", "norm_pre", *(f"blocks.{index}" for index in range(12)), "norm", "pooled", "map 16"]
+    assert [(stage.input_size, stage.stage) for stage in receipt.parity] == [
+        (side, stage) for side in (224, 256) for stage in stages
+    ]
+    assert receipt.largest_error == max(stage.float32 for stage in receipt.parity) < 1e-5
+    for stage in receipt.parity[: len(stages)]:
+        # Eight bits, and no more of them lost than in the original.
+        assert 1e-4 < stage.bfloat16 < max(0.01, 1.5 * stage.bfloat16_original), stage
+        assert 0 < stage.bfloat16_between < 0.1, stage
+    assert {stage.bfloat16 for stage in receipt.parity[len(stages) :]} == {None}
+    assert receipt.libraries["timm"] == timm.__version__ and "torch" in receipt.libraries
+    assert receipt.verified[:10] == receipt.date[:10]
     assert receipt.commit == hub.commit("timm/vit_base_patch16_clip_224.laion2b")
 
 
-def test_full_resnet50_from_a_file(tmp_path, capsys):
-    model = randomised(timm.create_model("resnet50.a1_in1k", pretrained=False))
-    save_file(numpy_state(model), tmp_path / "resnet50.safetensors")
-    assert main(["verify", "resnet50_in1k", "--from", str(tmp_path / "resnet50.safetensors")]) == 0
-    receipt = cache.read_receipt(zoo.card("resnet50_in1k"))
-    stages = {f"{side} {stage}" for side in (224, 288) for stage in ("pooled", "map 4", "map 8", "map 16", "map 32")}
-    assert set(receipt.parity) == stages
-    assert max(receipt.parity.values()) < 1e-5
+def test_full_resnet18_from_a_file(tmp_path, capsys):
+    model = randomised(timm.create_model("resnet18.a1_in1k", pretrained=False))
+    save_file(numpy_state(model), tmp_path / "resnet18.safetensors")
+    assert main(["verify", "resnet18_in1k", "--from", str(tmp_path / "resnet18.safetensors")]) == 0
+    receipt = cache.read_receipt(zoo.card("resnet18_in1k"))
+    stages = {(stage.input_size, stage.stage) for stage in receipt.parity}
+    blocks = [f"layer{stage}.{index}" for stage, blocks in enumerate((2, 2, 2, 2), 1) for index in range(blocks)]
+    ends = ("conv1", *blocks, "pooled", "map 4", "map 8", "map 16", "map 32")
+    assert stages == {(side, stage) for side in (224, 288) for stage in ends}
+    assert receipt.largest_error < 1e-5
     assert main(["list"]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["resnet50_in1k"])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["resnet18_in1k"])
     assert receipt.date[:10] in line
+
+
+def tiny_timm():
+    return timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=0, dynamic_img_size=True
+    )
 
 
 def tiny_moco(num_heads):
@@ -62,24 +78,25 @@ def tiny_moco(num_heads):
 def test_equal_shapes_with_another_number_of_heads_fail_verification(tmp_path, monkeypatch, capsys, num_heads, code):
     """The MoCo v3 trap: such weights load without complaint and only the features tell."""
 
-    def create(*_, num_classes, dynamic_img_size, **__):
-        return timm.models.VisionTransformer(
-            img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=0, dynamic_img_size=True
-        )
-
-    save_file(numpy_state(randomised(create(num_classes=0, dynamic_img_size=True))), tmp_path / "x.safetensors")
-    monkeypatch.setattr(timm, "create_model", create)
+    save_file(numpy_state(randomised(tiny_timm())), tmp_path / "x.safetensors")
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: tiny_timm())
     with in_zoo(tiny_moco(num_heads)) as card:
         assert main(["verify", card.name, "--from", str(tmp_path / "x.safetensors")]) == code
-        assert cache.read_receipt(card).parity is not None
+        parity = {(one.input_size, one.stage): one.float32 for one in cache.read_receipt(card).parity}
+    # It is the first block that tells, not what stands before it.
+    assert parity[32, "patch_embed"] < 1e-5
+    assert (parity[32, "blocks.0"] > 1e-3) == bool(code)
     assert ("TOO LARGE" in capsys.readouterr().out) == bool(code)
 
 
-def test_weights_that_are_not_numbers_fail_verification(monkeypatch, capsys):
-    monkeypatch.setattr(cache, "original_of", lambda *_: None)
-    monkeypatch.setattr(parity, "verify", lambda *_: {"224 pooled": 1e-7, "224 map 16": float("nan")})
-    assert main(["verify", "vit_b16_clip"]) == 1
-    assert "TOO LARGE" in capsys.readouterr().out
+def test_weights_that_are_not_numbers_are_told(tmp_path, monkeypatch, capsys):
+    state = numpy_state(randomised(tiny_timm()))
+    state["blocks.1.norm1.bias"][3] = np.nan
+    save_file(state, tmp_path / "x.safetensors")
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: tiny_timm())
+    with in_zoo(tiny_moco(3)):
+        assert main(["verify", "tiny", "--from", str(tmp_path / "x.safetensors")]) == 2
+    assert "error: blocks.1 at 32 pixels is not finite" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -92,18 +109,17 @@ def test_weights_that_are_not_numbers_fail_verification(monkeypatch, capsys):
     ],
 )
 def test_reference_is_the_same_function(name, expected):
-    assert parity.timm_name(zoo.card(name)) == expected
+    assert references.timm_name(zoo.card(name)) == expected
 
 
 def test_timm_knows_the_reference_of_every_card():
     for card in zoo.CARDS.values():
         if card.source is not None:
-            assert timm.is_model(parity.timm_name(card)[0]), card.name
+            assert timm.is_model(references.timm_name(card)[0]), card.name
 
 
 def test_convert_prints_where_the_weights_are_and_their_digest(tmp_path, capsys):
-    model = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=0)
-    save_file(numpy_state(model), tmp_path / "x.safetensors")
+    save_file(numpy_state(tiny_timm()), tmp_path / "x.safetensors")
     with in_zoo(tiny_moco(3)) as card:
         assert main(["convert", "tiny", "--from", str(tmp_path / "x.safetensors"), "--table", "timm_vit"]) == 0
         receipt = cache.read_receipt(card)
@@ -144,7 +160,7 @@ def test_module_runs_as_a_command():
 
 def test_url_cards_name_their_publisher():
     sources = {card.name: card.source for card in zoo.CARDS.values() if card.source and card.source.url}
-    assert set(sources) == set(parity.UNPUBLISHED)
+    assert set(sources) == set(references.UNPUBLISHED)
     assert all(
         source == WeightSource(url=source.url) and "fbaipublicfiles" in source.url for source in sources.values()
     )

@@ -142,6 +142,23 @@ def test_offline_uses_the_hubs_cache_and_says_when_it_is_empty(hub, monkeypatch)
     assert len(hub.requests) == seen
 
 
+def test_broken_hub_download_resumes_where_it_stopped(hub, monkeypatch):
+    """The hub's client asks again by itself, for what follows the last whole chunk; one of its own has 10 MB."""
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 500)
+    hub.break_after = 1000
+    assert sources.fetch(ON_HUB).path.read_bytes() == DATA
+    assert [request[2] for request in hub.gets()] == [None, "bytes=1000-"]
+
+
+def test_cached_finds_what_was_fetched_and_asks_nobody(hub):
+    for source in (ON_HUB, WeightSource(url=url_of(hub))):
+        assert sources.cached(source) is None
+        path = sources.fetch(source).path
+        seen = len(hub.requests)
+        assert sources.cached(source) == path
+        assert len(hub.requests) == seen
+
+
 def test_environment_alone_directs_a_fresh_process(hub, tmp_path):
     code = "from converters import sources; from bob_jax.backbones.card import WeightSource as W; "
     code += f"print(sources.fetch(W(hub={REPOSITORY!r})).sha256)"

@@ -11,10 +11,12 @@ from safetensors.numpy import save_file
 from torch_reference import import_timm
 
 from bob_jax.backbones import parameters, zoo
-from converters import cache, parity
+from converters import cache, parity, references
+from converters.receipt import TOLERANCE
 
 timm = import_timm()
 pytestmark = pytest.mark.usefixtures("weights_cache")
+OF = {"vit": references.of_vit, "resnet": references.of_resnet, "clip_resnet": references.of_clip_resnet}
 
 
 def check(card, model, path, side):
@@ -24,10 +26,9 @@ def check(card, model, path, side):
         arrays, _ = cache.convert(card, original)
         module = zoo.skeleton(card.name, dtype=np.float32)
     parameters.assign(module, arrays, where="test")
-    parity.fill(model, original)
-    images = np.random.default_rng(1).standard_normal((2, side, side, 3), np.float32)
-    errors = parity.compare(module, model, images)
-    assert max(errors.values()) < parity.TOLERANCE, errors
+    references.fill(model, original)
+    stages = parity.compare(module, OF[card.architecture](model), [side])
+    assert max(stage.float32 for stage in stages) < TOLERANCE, stages
 
 
 def timm_vit(**options):

@@ -59,7 +59,7 @@ def test_weights_are_kept_where_they_are_given(store, made):
     done = made[0]
     store.write(*made)
     assert not store.has_weights(done.cell.id)
-    with pytest.raises(BobError, match="no weights at .*: run the cell with --config.keep_weights=True"):
+    with pytest.raises(BobError, match=r"no weights at .*: run the cell with --config\.keep_weights=True"):
         store.weights(done.cell.id)
     store.write(*made, WEIGHTS)
     assert store.has_weights(done.cell.id)

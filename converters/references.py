@@ -1,0 +1,185 @@
+"""The original implementations: how each is built, run, and laid beside ours stage by stage.
+
+A reference is one function per architecture, in `REFERENCES`. timm's models fill themselves by timm's own loading code,
+so what is compared is what a user of timm would get.
+"""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import numpy as np
+
+from bob_jax.backbones.card import Card
+from bob_jax.errors import BobError, unknown_name
+from converters import formats
+from converters.pytorch import import_library
+
+Stages = tuple[tuple[str, str], ...]
+
+# What timm calls the architectures whose weights it does not publish.
+UNPUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit_s16_mocov3": ("vit_small_patch16_224", {"num_heads": 12}),
+    "vit_b16_mocov3": ("vit_base_patch16_224", {}),
+    "resnet50_dino": ("resnet50", {}),
+    "resnet50_vicreg": ("resnet50", {}),
+    "resnet50_mocov3": ("resnet50", {}),
+    "vit_nano8_glyphs": (
+        "vit_tiny_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 4}
+        | {"global_pool": "avg", "fc_norm": False},
+    ),
+    "resnet10_nano_glyphs": ("resnet18", {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)}),
+    "convnext_nano_glyphs": ("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)}),
+}
+WRAPPERS = r"^(?:state_dict\.module\.base_encoder\.|state_dict\.|model\.)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The original implementation of a card.
+
+    Attributes:
+        module: a `torch.nn.Module` in evaluation mode.
+        run: images [B, 3, H, W] -> descriptor [B, D] and maps [B, C, h, w], finest first.
+        stages: pairs (ours, theirs) of dotted paths whose outputs are the same, in the order of computation.
+        layout: of the four-dimensional outputs at their stages; tokens [B, N, C] are our maps [B, h, w, C] row by row.
+        table: key layout of the module's state dict, a name in `tables.TABLES`.
+        library: that the implementation comes from, for the receipt.
+    """
+
+    module: Any
+    run: Callable[[Any], tuple[Any, list[Any]]]
+    stages: Stages
+    layout: Literal["NCHW", "NHWC"]
+    table: str
+    library: str = "timm"
+
+
+def build(card: Card) -> Reference:
+    """The reference of a card, with random weights; under `torch.device("meta")` without memory.
+
+    Raises:
+        BobError: the library is missing, or nobody has said what the architecture's reference is.
+    """
+    if card.architecture not in REFERENCES:
+        raise unknown_name("architecture with a reference", card.architecture, REFERENCES)
+    return REFERENCES[card.architecture](card)
+
+
+def timm_name(card: Card) -> tuple[str, dict[str, Any]]:
+    """timm's name of a card's architecture, and the options that make it the same function."""
+    if card.name in UNPUBLISHED:
+        return UNPUBLISHED[card.name]
+    assert card.source is not None and card.source.hub is not None
+    name = card.source.hub.removeprefix("timm/").partition(".")[0]
+    if card.arguments.get("activation") == "quick_gelu":
+        name = name.replace("_clip_", "_clip_quickgelu_")
+    return name, {}
+
+
+def timm_model(card: Card, **options: Any) -> Any:
+    """timm's model of a card's architecture, in evaluation mode."""
+    name, more = timm_name(card)
+    options = {"num_classes": 0} | more | options
+    return import_library("timm").create_model(name, pretrained=False, **options).eval()
+
+
+def fill(model: Any, original: Any) -> None:
+    """Fills a timm model with original weights (`cache.Original`) by timm's own loading code.
+
+    Raises:
+        BobError: parameters of the model are missing in the weights.
+    """
+    import torch
+
+    if original.path.suffix == ".npz":
+        model.load_pretrained(str(original.path))
+        return
+    state = {
+        re.sub(WRAPPERS, "", name): torch.from_numpy(np.array(array, np.float32))
+        for name, array in formats.read(original.path).items()
+    }
+    translate = getattr(importlib.import_module(type(model).__module__), "checkpoint_filter_fn", None)
+    missing = model.load_state_dict(translate(state, model) if translate else state, strict=False).missing_keys
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing:
+        raise BobError(f"{original.source} does not fill timm's {type(model).__name__}: {len(missing)} missing")
+
+
+def token_run(model: Any) -> Callable[[Any], tuple[Any, list[Any]]]:
+    """How a timm transformer over one grid of patches is run: its map is the final patch tokens."""
+
+    def run(images: Any) -> tuple[Any, list[Any]]:
+        tokens = model.forward_features(images)
+        sides = zip(images.shape[2:], model.patch_embed.patch_size, strict=True)
+        patches = tokens[:, model.num_prefix_tokens :].transpose(1, 2)
+        return model.forward_head(tokens, pre_logits=True), [patches.unflatten(2, [side // patch for side, patch in sides])]
+
+    return run
+
+
+def pyramid_run(model: Any) -> Callable[[Any], tuple[Any, list[Any]]]:
+    """How a timm network of four stages is run."""
+    return lambda images: (model(images), model.forward_intermediates(images, indices=4, intermediates_only=True))
+
+
+def same(model: Any, names: Iterable[str]) -> Stages:
+    """Stages that both call by these names, those that the model does not use (Identity) left out."""
+    import torch
+
+    modules = dict(model.named_modules())
+    used = [name for name in names if not isinstance(modules.get(name, torch.nn.Identity()), torch.nn.Identity)]
+    return tuple((name, name) for name in used)
+
+
+def narrow_stem(model: Any, width: int) -> Any:
+    """A ResNet of timm's with a stem of this width, of timm's own layers: its constructor knows 64 channels only."""
+    import torch
+
+    if width != model.bn1.num_features:
+        model.conv1 = torch.nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        model.bn1 = type(model.bn1)(width)
+        model.layer1[0] = type(model.layer1[0])(width, width)
+    return model.eval()
+
+
+def of_vit(model: Any) -> Reference:
+    """timm's `VisionTransformer`."""
+    blocks = [f"blocks.{index}" for index in range(len(model.blocks))]
+    stages = same(model, ["patch_embed", "norm_pre", *blocks, "norm", "attn_pool", "fc_norm"])
+    return Reference(model, token_run(model), stages, "NHWC", "timm_vit")
+
+
+def of_resnet(model: Any) -> Reference:
+    """timm's `ResNet`."""
+    blocks = [f"layer{stage}.{index}" for stage in (1, 2, 3, 4) for index in range(len(getattr(model, f"layer{stage}")))]
+    return Reference(model, pyramid_run(model), same(model, ["conv1", *blocks]), "NCHW", "timm_resnet")
+
+
+def of_clip_resnet(model: Any) -> Reference:
+    """timm's `ByobNet` as CLIP's ResNet, which counts stages from 0."""
+    stem = [(f"conv{number}", f"stem.conv{number}.conv") for number in (1, 2, 3)]
+    blocks = [
+        (f"layer{stage + 1}.{index}", f"stages.{stage}.{index}")
+        for stage, layer in enumerate(model.stages)
+        for index in range(len(layer))
+    ]
+    stages = (*stem, *blocks, ("attn_pool", "head"))
+    return Reference(model, pyramid_run(model), stages, "NCHW", "timm_clip_resnet")
+
+
+def of_convnext(model: Any) -> Reference:
+    """timm's `ConvNeXt`."""
+    blocks = [f"stages.{i}.blocks.{j}" for i, stage in enumerate(model.stages) for j in range(len(stage.blocks))]
+    return Reference(model, pyramid_run(model), same(model, blocks), "NCHW", "timm_convnext")
+
+
+REFERENCES: dict[str, Callable[[Card], Reference]] = {
+    "vit": lambda card: of_vit(timm_model(card, dynamic_img_size=True)),
+    "resnet": lambda card: of_resnet(narrow_stem(timm_model(card), card.arguments.get("width", 64))),
+    "convnext": lambda card: of_convnext(timm_model(card)),
+    "clip_resnet": lambda card: of_clip_resnet(timm_model(card, num_classes=card.arguments["projection_dim"])),
+}
