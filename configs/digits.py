@@ -21,8 +21,13 @@ from ml_collections import ConfigDict
 
 from configs.argument import parse
 
-DEFAULT = ("vit_nano8_random", "vit_micro8_random", "resnet10_nano_random", "resnet18_nano_random")
-BACKBONES = (*DEFAULT, "vit_nano4_random", "resnet26_nano_random")
+# Each architecture pretrained and as its random twin, which is what it started from.
+DEFAULT = (
+    *("vit_nano8_glyphs", "vit_nano8_random"),
+    *("resnet10_nano_glyphs", "resnet10_nano_random"),
+    *("convnext_nano_glyphs", "convnext_nano_random"),
+)
+BACKBONES = (*DEFAULT, "vit_micro8_random", "vit_nano4_random", "resnet18_nano_random", "resnet26_nano_random")
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -47,7 +52,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "finetune": {
             "learning_rates": (1e-3, 5e-3),
             "weight_decays": (0.05,),
-            "layer_decay": 1.0,  # nothing is pretrained: no layer deserves to move less
+            "layer_decay": 1.0,  # half of the backbones are random: no layer of theirs deserves to move less
             "batch_size": 64,
             "accumulate": 1,
             "epochs": 8,

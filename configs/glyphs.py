@@ -1,4 +1,28 @@
-"""Printed characters"""
+"""Printed characters drawn from matplotlib's fonts, and the small backbones that come with the package, learned from them.
+
+    python main.py --config=configs/glyphs.py
+    python main.py --config=configs/glyphs.py:vit_nano8_random,protocol=knn+linear_probe
+
+Data: 18,800 / 1,880 / 1,880 images of 32 x 32 pixels, 47 classes (EMNIST's merge of letter cases); train, validation and
+test have typefaces of their own. Needs nothing but the installed packages.
+Expected: accuracy in percent after fine-tuning of the default backbones, seed 0, in about 10 minutes on 2 CPU cores.
+
+    vit_nano8_random      VIT
+    resnet10_nano_random  87.8
+    convnext_nano_random  84.1
+
+What these three have learned is `vit_nano8_glyphs`, `resnet10_nano_glyphs` and `convnext_nano_glyphs`, which
+`configs/digits.py` puts against their beginnings: from fonts to handwriting. Their files in
+`bob_jax/backbones/weights` are made anew by
+
+    python main.py --config=configs/glyphs.py --config.keep_weights=True
+    python -m converters export NAME_glyphs --weights results/glyphs/*NAME*.safetensors --to NAME_glyphs.safetensors
+
+with the record `results/glyphs/*NAME*.json` as `NAME_glyphs.json` beside it; the sha256 of the first file goes into
+`bob_jax/backbones/cards_glyphs.py`. (The second command needs timm and torch, for the reference's names.)
+Another processor or another version of Pillow, FreeType or JAX rounds otherwise: the files will be as good, but not the
+same to the last bit.
+"""
 
 from ml_collections import ConfigDict
 

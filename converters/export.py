@@ -15,7 +15,7 @@ from converters.pytorch import import_library
 from converters.tables import table_of
 
 SUFFIXES = (".safetensors", ".pth")
-BACKBONE = "backbone."  # before the backbone's names in the weights of a fine-tuning; the classifier's begin with "head."
+BACKBONE = "backbone."  # before the backbone's names in the weights of a fine-tuning; beside them stands the head
 
 
 def export(card: Card, to: Path, weights: Path | None = None) -> None:

@@ -1,7 +1,7 @@
 """The original weights as a file on this machine: from the Hugging Face hub, from a URL or from the package, verified.
 
-What a source outside of the package resolved to the first time is pinned (trust on first use): later fetches ask for that very commit, and
-bytes with another sha256 are an error, never a silent change of a competitor.
+What a source outside of the package resolved to the first time is pinned (trust on first use): later fetches ask for
+that very commit, and bytes with another sha256 are an error, never a silent change of a competitor.
 """
 
 import dataclasses

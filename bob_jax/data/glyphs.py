@@ -1,7 +1,7 @@
 """Printed characters drawn from the fonts that come with matplotlib: pictures without end, and nothing is downloaded.
 
 47 classes, the "merge" of EMNIST (Cohen et al. 2017, arXiv 1702.05373): ten digits, 26 capitals, and the eleven small
-letters that are more than a small capital; c, i, j, k, l, m, o, p, s, u, v, w, x, y, z share the class of their capital.
+letters whose shape is their own; c, i, j, k, l, m, o, p, s, u, v, w, x, y and z share the class of their capital.
 Splits are by typeface: what is learned of one design is judged on another.
 
 Each picture is a glyph under a random affine and elastic deformation (Simard et al. 2003), as a pen would vary it, then
@@ -34,7 +34,9 @@ CHUNK = 2048  # pictures that are drawn at once
 
 MERGED = "cijklmopsuvwxyz"
 CLASSES = (*string.digits, *string.ascii_uppercase, *(c for c in string.ascii_lowercase if c not in MERGED))
-NAMES = dict(zip(string.digits, "zero one two three four five six seven eight nine".split(), strict=True))
+NAMES = dict(
+    zip(string.digits, ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"), strict=True)
+)
 
 # Bitstream's and STI's families have four styles each; Computer Modern comes as designs of their own.
 FACES = {

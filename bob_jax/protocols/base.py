@@ -76,7 +76,7 @@ class Result:
         grid: every hyper-parameter point with its validation score; the order of the grid.
         chosen: index into `grid`.
         skipped: ids of undecodable images, per split.
-        weights: what was trained, float32 by dotted path below `backbone` and `head`; None where the backbone is frozen.
+        weights: what was trained, float32 by dotted path below `backbone.` and `head.`; None for a frozen backbone.
     """
 
     logits: np.ndarray
