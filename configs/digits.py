@@ -42,9 +42,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
         },
         "augmented_probe": {
             # LARS moves a head by rate / 1000 of its length a step, and here are few steps: the rates are large.
-            "base_learning_rates": (100.0, 300.0, 1000.0, 3000.0),
+            "base_learning_rates": (30.0, 100.0, 300.0, 1000.0),
             "batch_size": 64,
-            "epochs": 8,
+            "epochs": 6,
             "warmup_epochs": 1,
             "crop_scale": (0.5, 1.0),
             "horizontal_flip": False,  # a mirrored digit is another sign
@@ -55,7 +55,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "layer_decay": 1.0,  # half of the backbones are random: no layer of theirs deserves to move less
             "batch_size": 64,
             "accumulate": 1,
-            "epochs": 8,
+            "epochs": 5,
             "warmup_epochs": 1,
             "evaluations": 2,
             "drop_path": 0.0,
