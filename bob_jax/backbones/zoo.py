@@ -22,6 +22,7 @@ from bob_jax.backbones.cards_beit import BEIT_CARDS
 from bob_jax.backbones.cards_convnext import CONVNEXT_CARDS
 from bob_jax.backbones.cards_eva import EVA_CARDS
 from bob_jax.backbones.cards_generative import GENERATIVE_CARDS
+from bob_jax.backbones.cards_glyphs import GLYPHS_CARDS
 from bob_jax.backbones.cards_hiera import HIERA_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
@@ -67,6 +68,7 @@ CARDS: dict[str, Card] = {
         *BEIT_CARDS,
         *AIMV2_CARDS,
         *GENERATIVE_CARDS,
+        *GLYPHS_CARDS,
         *RANDOM_CARDS,
     )
 }
