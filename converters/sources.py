@@ -17,6 +17,7 @@ from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
 from converters.download import download, sha256_of
 
+LOCAL = "file://"
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
 
@@ -61,6 +62,8 @@ def fetch(source: WeightSource) -> Fetched:
     Raises:
         BobError: it cannot be reached, is gated, does not exist, or is not the file that was published or pinned.
     """
+    if source.url and source.url.startswith(LOCAL):
+        return _local(source)
     pin = _read_pin(source)
     if source.url:
         path, commit = download(source.url, cache_dir("weights") / "sources", sha256=source.sha256), None
@@ -82,6 +85,17 @@ def fetch(source: WeightSource) -> Fetched:
             f"{pin_path(source)}, or to fetch again, delete {path}"
         )
     return fetched
+
+
+def _local(source: WeightSource) -> Fetched:
+    """A file of the user's own: it is pinned by the card that names it."""
+    path = Path((source.url or "").removeprefix(LOCAL))
+    if not path.is_file():
+        raise BobError(f"no weights at {path}: put them back, or remove the backbone and add it again")
+    found = sha256_of(path)
+    if source.sha256 and found != source.sha256:
+        raise BobError(f"{path} has changed since its backbone was added: remove the backbone and add it again")
+    return Fetched(path, found, None)
 
 
 def _fetch_hub(source: WeightSource, pin: Pin | None) -> tuple[Path, str]:

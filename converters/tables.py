@@ -1,7 +1,7 @@
 """All key layouts by the names that cards use (`Card.table`): cards are data and import no converter."""
 
 from bob_jax.errors import unknown_name
-from converters import clip_resnet, resnet, vit
+from converters import bridge, clip_resnet, resnet, vit
 from converters.rules import Table
 
 TABLES: dict[str, Table] = {
@@ -13,6 +13,8 @@ TABLES: dict[str, Table] = {
     "timm_resnet": resnet.TIMM_RESNET,
     "mocov3_resnet": resnet.MOCOV3_RESNET,
     "timm_clip_resnet": clip_resnet.TIMM_CLIP_RESNET,
+    "timm": bridge.AS_IS,
+    "as_is": bridge.AS_IS,
     "openai_clip_resnet": clip_resnet.OPENAI_CLIP_RESNET,
 }
 

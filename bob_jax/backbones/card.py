@@ -34,7 +34,7 @@ class WeightSource:
         hub: repository on the hub, e.g. "timm/vit_base_patch16_224.dino".
         revision: commit, tag or branch of the hub repository.
         file: file name inside the hub repository.
-        url: direct address.
+        url: direct address; `file://` and an absolute path for a file of the user's own.
         sha256: full digest, or its leading hexadecimal digits where only those are published.
     """
 
