@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from bob_jax.backbones import torch_program
@@ -32,6 +33,19 @@ def card_of(name: str) -> Card:
     """The card of `timm:MODEL.TAG`; timm's tag says which weights, `random` means fresh ones.
 
     Raises:
+        BobError: as `changed_card_of`.
+    """
+    return changed_card_of(name, {})
+
+
+def changed_card_of(name: str, changes: Mapping[str, Any]) -> Card:
+    """The same with another way to prepare the images.
+
+    Args:
+        name: `timm:MODEL.TAG`.
+        changes: fields of `Preprocessing` that differ from timm's.
+
+    Raises:
         BobError: timm has no such model or tag, its input is not one that the benchmark makes, or timm is missing.
     """
     timm = import_timm()
@@ -42,7 +56,7 @@ def card_of(name: str) -> Card:
     if tag not in tags:
         raise BobError(f"'{name}' must say which weights: {', '.join(f'{TIMM}{model}.{one}' for one in tags)}")
     settings = timm.get_pretrained_cfg(model if tag == RANDOM else f"{model}.{tag}")
-    preprocessing = preprocessing_of(settings, name)
+    preprocessing = preprocessing_of(settings, name, changes)
     source = f"{TIMM}{model}"
     facts = torch_program.facts(Origin(source, preprocessing.input_size))
     fresh = tag == RANDOM
@@ -65,32 +79,34 @@ def card_of(name: str) -> Card:
     )
 
 
-def preprocessing_of(settings: Any, name: str) -> Preprocessing:
+def preprocessing_of(settings: Any, name: str, changes: Mapping[str, Any]) -> Preprocessing:
     """The evaluation input of a timm model.
 
     Args:
         settings: timm's `PretrainedCfg`.
         name: of the backbone, for the message.
+        changes: fields that differ.
 
     Raises:
         BobError: the input is not square, has not three channels, or is made in a way that the loader does not know.
     """
     channels, height, width = settings.input_size
-    if channels != 3 or height != width:
+    fields = {
+        "input_size": height,
+        "crop_pct": settings.crop_pct,
+        "interpolation": settings.interpolation,
+        "crop_mode": settings.crop_mode,
+        "mean": tuple(settings.mean),
+        "std": tuple(settings.std),
+    } | dict(changes)
+    if channels != 3 or (height != width and "input_size" not in changes):
         raise BobError(f"{name} takes images [{channels}, {height}, {width}]: only square RGB images are made here")
-    if settings.crop_mode not in ("center", "squash") or settings.interpolation not in ("bicubic", "bilinear"):
+    if fields["crop_mode"] not in ("center", "squash") or fields["interpolation"] not in ("bicubic", "bilinear"):
         raise BobError(
-            f"{name} is prepared with crop_mode={settings.crop_mode}, interpolation={settings.interpolation}: add it "
-            f"under a name of your own with `bob backbones add {name} --name NAME --crop-mode center`"
+            f"{name} is prepared with crop_mode={fields['crop_mode']}, interpolation={fields['interpolation']}: choose "
+            f"others that are known here with `bob backbones add {name} --crop-mode center`"
         )
-    return Preprocessing(
-        input_size=height,
-        crop_pct=settings.crop_pct,
-        interpolation=settings.interpolation,
-        crop_mode=settings.crop_mode,
-        mean=tuple(settings.mean),
-        std=tuple(settings.std),
-    )
+    return Preprocessing(**fields)
 
 
 def _weights(settings: Any, model: str, tag: str) -> WeightSource:

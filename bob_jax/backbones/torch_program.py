@@ -7,6 +7,7 @@ belongs to it in this module's cache.
 import dataclasses
 import functools
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -176,6 +177,22 @@ def _make_timm(origin: Origin) -> Any:
                 f"{origin.source} cannot be built for {origin.input_size} pixels: {first_line(error)}"
             ) from error
     raise AssertionError("the last of the options is none")
+
+
+def is_module(thing: object) -> bool:
+    """Whether something is a `torch.nn.Module`; False where torch is not even loaded."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(thing, torch.nn.Module)
+
+
+def evaluate(
+    origin: Origin, arrays: Mapping[str, np.ndarray], images: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What PyTorch itself computes with these weights: images [B, 3, H, W] -> descriptor [B, D], maps [B, C, h, w]."""
+    torch = import_torch()
+    with torch.no_grad():
+        pooled, maps = reference(origin, arrays)(torch.from_numpy(np.array(images)))
+    return pooled.numpy(), [x.numpy() for x in maps]
 
 
 def reference(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -62,6 +62,11 @@ def card(name: str) -> Card:
     return added[name]
 
 
+def is_brought(name: str) -> bool:
+    """Whether the name is no card's of the zoo, but the user's own or a model of timm's."""
+    return name.startswith(cards_timm.TIMM) or name in own.cards()
+
+
 def names(*, architecture: str | None = None, method: str | None = None) -> list[str]:
     """The names of all backbones, or of those with this architecture or pretraining method, in the zoo's order."""
     return [
