@@ -83,7 +83,9 @@ def _add_own_backbones(commands: Any) -> None:
     command.add_argument("--name", help="of the backbone (that of the file, or of the model)")
     command.add_argument("--weights", type=Path, metavar="FILE", help="its checkpoint: .safetensors, .npz or PyTorch's")
     command.add_argument("--licence", help="of the weights")
-    how = command.add_argument_group("how its images are prepared (224 pixels, crop 0.875, bicubic, ImageNet's mean/std)")
+    how = command.add_argument_group(
+        "how its images are prepared (224 pixels, crop 0.875, bicubic, ImageNet's mean/std)"
+    )
     how.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the square input")
     how.add_argument("--crop-pct", type=float, metavar="SHARE", help="of the resized short side that is kept")
     how.add_argument("--crop-mode", choices=("center", "squash"))

@@ -62,9 +62,7 @@ def unwrapped(arrays: Mapping[str, np.ndarray], wanted: set[str]) -> dict[str, n
     found = dict(arrays)
     while not wanted & found.keys():
         for wrapper in WRAPPERS:
-            inner = {
-                name.removeprefix(f"{wrapper}."): x for name, x in found.items() if name.startswith(f"{wrapper}.")
-            }
+            inner = {name.removeprefix(f"{wrapper}."): x for name, x in found.items() if name.startswith(f"{wrapper}.")}
             if inner:
                 found = inner
                 break

@@ -79,9 +79,7 @@ def _card(target: str, name: str | None, weights: Path | None, changes: dict[str
     preprocessing = Preprocessing(**changes)
     _check(preprocessing)
     size = preprocessing.input_size
-    made = own.call(
-        source, sha256, input_size=size, drop_path=0.0, dtype=compute_dtype(None), rngs=nnx.Rngs(0)
-    )
+    made = own.call(source, sha256, input_size=size, drop_path=0.0, dtype=compute_dtype(None), rngs=nnx.Rngs(0))
     if isinstance(made, str) and made.startswith(TIMM):
         return _timm_card(made, name or path.stem, weights, changes, licence)
     if not isinstance(made, nnx.Module) and not torch_program.is_module(made):

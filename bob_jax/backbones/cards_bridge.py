@@ -95,7 +95,7 @@ def _hieras() -> list[Card]:
     return [
         bridged("hiera_b_mae", "hiera_base_224.mae", 50.8, 768, method="mae", **common,
                 notes="The descriptor is the mean of tokens after the final norm."),
-        bridged("hiera_b_mae_ft_in1k", "hiera_base_224.mae_in1k_ft_in1k", 50.8, 768, method="mae, then supervised",
+        bridged("hiera_b_mae_ft_in1k", "hiera_base_224.mae_in1k_ft_in1k", 50.8, 768, method="mae", data="ImageNet-1k, fine-tuned with its labels",
                 **common, top1=84.53),
     ]  # fmt: skip
 

@@ -75,7 +75,9 @@ def changed_card_of(name: str, changes: Mapping[str, Any]) -> Card:
         parameters=round(torch_program.size(facts) / 1e6, 3),
         feature_dim=facts.feature_dim,
         pooling="timm's",
-        notes="" if facts.strides else "No feature maps: it can be probed and fine-tuned, and not put under a detector.",
+        notes=""
+        if facts.strides
+        else "No feature maps: it can be probed and fine-tuned, and not put under a detector.",
     )
 
 

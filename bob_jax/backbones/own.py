@@ -64,9 +64,7 @@ def _read(path: Path) -> dict[str, Card]:
     try:
         return {name: _card(name, fields) for name, fields in json.loads(text).items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BobError(
-            f"{path} is damaged ({error}): correct it, or delete it and add your backbones again"
-        ) from error
+        raise BobError(f"{path} is damaged ({error}): correct it, or delete it and add your backbones again") from error
 
 
 def _card(name: str, fields: Mapping[str, Any]) -> Card:

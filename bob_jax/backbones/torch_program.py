@@ -254,7 +254,7 @@ def run(
         tensors = {f"module.{name}": Tensor(value, env) for name, value in {**constants, **state}.items()}
         known.forward.train(train)
         try:
-            with env, env.override_property(prng=key):
+            with env, env.override_property(prng=key), torch.device("jax"):
                 pooled, maps = torch.func.functional_call(known.forward, tensors, (Tensor(images, env),))
             changed = {
                 name: tensors[f"module.{name}"].jax()
@@ -386,9 +386,7 @@ def _layers_by_order(module: Any, names: Sequence[str]) -> dict[str, int]:
                 units.append(f"{prefix}{name}.")
 
     visit(module, "")
-    return {
-        name: next((number for number, unit in enumerate(units, 1) if name.startswith(unit)), 0) for name in names
-    }
+    return {name: next((number for number, unit in enumerate(units, 1) if name.startswith(unit)), 0) for name in names}
 
 
 def first_line(error: BaseException) -> str:
