@@ -80,7 +80,6 @@ def _through_timm(arrays: dict[str, np.ndarray], origin: Origin, card: Card, wha
     if hub and hub.startswith(f"timm/{model}."):
         known = timm.get_pretrained_cfg(hub.removeprefix("timm/"))
     classes = _classes(known, arrays) if known.num_classes else 0
-    size = {"img_size": origin.input_size} if origin.input_size != known.input_size[-1] else {}
     overlay = {
         "state_dict": {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()},
         "num_classes": classes,
@@ -88,12 +87,15 @@ def _through_timm(arrays: dict[str, np.ndarray], origin: Origin, card: Card, wha
         "custom_load": False,
     }
     try:
-        filled = timm.create_model(
-            model, pretrained=True, pretrained_cfg=known.to_dict(), pretrained_cfg_overlay=overlay, **size
+        filled = torch_program.make_timm(
+            origin,
+            pretrained=True,
+            num_classes=classes,
+            pretrained_cfg=known.to_dict(),
+            pretrained_cfg_overlay=overlay,
         )
-    except Exception as error:
-        words = " ".join(str(error).split())
-        raise BobError(f"{what} does not fit timm's {model}: {words[:600]}") from error
+    except BobError as error:
+        raise BobError(f"{what} does not fit timm's {model}: {error}") from error
     filled.reset_classifier(0)
     return {name: tensor.numpy() for name, tensor in filled.state_dict().items()}
 

@@ -45,7 +45,13 @@ def check(name: str) -> Found:
     Raises:
         BobError: it cannot be built, its weights do not fit, or it breaks the contract; the message says in what.
     """
-    skeleton, again = zoo.skeleton(name, dtype=jnp.float32), zoo.skeleton(name, dtype=jnp.float32)
+    try:
+        skeleton, again = zoo.skeleton(name, dtype=jnp.float32), zoo.skeleton(name, dtype=jnp.float32)
+    except BobError:
+        raise
+    except Exception as error:
+        words = torch_program.first_line(error)
+        raise BobError(f"{name}: nnx.eval_shape cannot build it ({words}): keep no arrays but nnx.Variables") from error
     _check_structure(name, skeleton, again)
     side = skeleton.input_size
     images = np.random.default_rng(0).standard_normal((IMAGES, side, side, 3), np.float32)

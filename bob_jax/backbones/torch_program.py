@@ -146,7 +146,7 @@ def make(origin: Origin) -> Any:
         BobError: there is no such module, or its function fails.
     """
     if origin.source.startswith(TIMM):
-        return _make_timm(origin)
+        return make_timm(origin)
     torch = import_torch()
     module = own.call(origin.source, origin.sha256, drop_path=origin.drop_path)
     if not isinstance(module, torch.nn.Module):
@@ -156,26 +156,32 @@ def make(origin: Origin) -> Any:
     return module
 
 
-def _make_timm(origin: Origin) -> Any:
+def make_timm(origin: Origin, **more: Any) -> Any:
+    """A timm model, told of the input size and the drop path rate where its constructor knows them.
+
+    Args:
+        origin: the model.
+        more: further arguments of `timm.create_model`.
+
+    Raises:
+        BobError: timm has no such model, or cannot build it so.
+    """
     timm = import_timm()
     name = origin.source.removeprefix(TIMM)
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
-    # Not every constructor knows both: first all that may be asked of it, then less.
     size = {"img_size": origin.input_size} if origin.input_size != timm.get_pretrained_cfg(name).input_size[-1] else {}
     drop = {"drop_path_rate": origin.drop_path} if origin.drop_path else {}
     for options in (size | drop, drop, size, {}):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return timm.create_model(name, num_classes=0, **options)
-        except TypeError as error:
+                return timm.create_model(name, **{"num_classes": 0, **options, **more})
+        except TypeError as error:  # the constructor does not know one of them: the next options are fewer
             if not options:
                 raise BobError(f"{origin.source} cannot be built: {first_line(error)}") from error
         except Exception as error:
-            raise BobError(
-                f"{origin.source} cannot be built for {origin.input_size} pixels: {first_line(error)}"
-            ) from error
+            raise BobError(f"{origin.source} of {origin.input_size} pixels: {_all_lines(error)}") from error
     raise AssertionError("the last of the options is none")
 
 
@@ -387,6 +393,11 @@ def _layers_by_order(module: Any, names: Sequence[str]) -> dict[str, int]:
 
     visit(module, "")
     return {name: next((number for number, unit in enumerate(units, 1) if name.startswith(unit)), 0) for name in names}
+
+
+def _all_lines(error: BaseException) -> str:
+    """What an exception says, all of it that fits a line: timm's loader lists the names that do not fit."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
 
 
 def first_line(error: BaseException) -> str:

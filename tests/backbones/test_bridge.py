@@ -332,7 +332,10 @@ def test_what_is_no_backbone_is_one_line(function, words):
 
 @pytest.mark.parametrize(
     ("function", "words"),
-    [("airy", "uses the operator aten::special_airy_ai, which"), ("branching", "does not run through torchax on images (2, 3,")],
+    [
+        ("airy", "uses the operator aten::special_airy_ai, which"),
+        ("branching", "does not run through torchax on images (2, 3,"),
+    ],
 )
 def test_what_does_not_convert_names_the_operator_or_the_reason(function, words):
     backbone, _ = filled(bridge(f"{FILE}:{function}"))
@@ -349,7 +352,10 @@ def test_a_family_that_torchax_cannot_run_says_so():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("timm:regnety_016", "must say which weights: timm:regnety_016.pycls_in1k, timm:regnety_016.tv2_in1k, timm:reg"),
+        (
+            "timm:regnety_016",
+            "must say which weights: timm:regnety_016.pycls_in1k, timm:regnety_016.tv2_in1k, timm:reg",
+        ),
         ("timm:regnety_016.tv3", "must say which weights"),
         ("timm:regnetz_999.x", "unknown timm model 'regnetz_999': did you mean"),
         ("timm:vit_small_patch16_18x2_224.random", None),
