@@ -14,15 +14,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bob_jax.backbones import zoo
 from bob_jax.terminal import print_table
@@ -34,8 +31,11 @@ RATE = 1e-3
 def smallest_of_each() -> list[str]:
     """The card with the fewest parameters of each architecture that has weights and a reference."""
     cards = [card for card in zoo.CARDS.values() if card.source and card.architecture in references.REFERENCES]
-    by_family = {card.architecture: card for card in sorted(cards, key=lambda card: -card.parameters)}
-    return [card.name for card in by_family.values()]
+    families = dict.fromkeys(card.architecture for card in cards)
+    return [
+        min((card for card in cards if card.architecture == family), key=lambda card: card.parameters).name
+        for family in families
+    ]
 
 
 def median_seconds(run: Callable[[], Any], wait: Callable[[Any], Any], steps: int) -> float:

@@ -16,9 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
 from bob_jax.backbones import zoo
 from bob_jax.terminal import print_table
 

@@ -129,8 +129,8 @@ def _array(file: IO[bytes], tensor: Tensor, path: Path) -> np.ndarray:
         raise _damaged(path, ValueError(f"{tensor.stop - tensor.start} bytes of {tensor.dtype} for {tensor.shape}"))
     array = np.empty(tensor.shape, np.float32)
     file.seek(tensor.start)
-    view = memoryview(array.reshape(-1).view(np.uint8))
-    while view:
+    view = array.reshape(-1).view(np.uint8)
+    while view.size:
         if not (count := file.readinto(view)):  # type: ignore[attr-defined]
             raise _damaged(path, EOFError("cut off"))
         view = view[count:]

@@ -26,6 +26,13 @@ UNPUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet50_dino": ("resnet50", {}),
     "resnet50_vicreg": ("resnet50", {}),
     "resnet50_mocov3": ("resnet50", {}),
+    "vit_nano8_glyphs": (
+        "vit_tiny_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 4}
+        | {"global_pool": "avg", "fc_norm": False},
+    ),
+    "resnet10_nano_glyphs": ("resnet18", {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)}),
+    "convnext_nano_glyphs": ("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)}),
 }
 WRAPPERS = r"^(?:state_dict\.module\.base_encoder\.|state_dict\.|model\.)"
 
@@ -40,7 +47,7 @@ class Reference:
         stages: pairs (ours, theirs) of dotted paths whose outputs are the same, in the order of computation.
         layout: of the four-dimensional outputs at their stages; tokens [B, N, C] are our maps [B, h, w, C] row by row.
         table: key layout of the module's state dict, a name in `tables.TABLES`.
-        fill: puts original weights (`cache.Original`) into the module, by the original's own loading code if it has some.
+        fill: puts original weights (`cache.Original`) into the module, by the original's own loading code.
         sizes: sides of the images to compare on, the receipt's first; None for the card's and a larger one.
         library: that the implementation comes from, for the receipt.
     """
@@ -134,6 +141,17 @@ def same(model: Any, names: Iterable[str]) -> Stages:
     return tuple((name, name) for name in used)
 
 
+def narrow_stem(model: Any, width: int) -> Any:
+    """A ResNet of timm's with a stem of this width, of timm's own layers: its constructor knows 64 channels only."""
+    import torch
+
+    if width != model.bn1.num_features:
+        model.conv1 = torch.nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        model.bn1 = type(model.bn1)(width)
+        model.layer1[0] = type(model.layer1[0])(width, width)
+    return model.eval()
+
+
 def of_vit(model: Any) -> Reference:
     """timm's `VisionTransformer`."""
     blocks = [f"blocks.{index}" for index in range(len(model.blocks))]
@@ -212,9 +230,16 @@ def _sscd(card: Card) -> Reference:
     return of_sscd(trunk)
 
 
+def of_convnext(model: Any) -> Reference:
+    """timm's `ConvNeXt`."""
+    blocks = [f"stages.{i}.blocks.{j}" for i, stage in enumerate(model.stages) for j in range(len(stage.blocks))]
+    return Reference(model, pyramid_run(model), same(model, blocks), "NCHW", "timm_convnext", fill)
+
+
 REFERENCES: dict[str, Callable[[Card], Reference]] = {
     "vit": _vit,
-    "resnet": lambda card: of_resnet(timm_model(card)),
+    "resnet": lambda card: of_resnet(narrow_stem(timm_model(card), card.arguments.get("width", 64))),
+    "convnext": lambda card: of_convnext(timm_model(card)),
     "clip_resnet": _clip_resnet,
     "sscd": _sscd,
     "stable_diffusion": _stable_diffusion,

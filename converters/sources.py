@@ -1,7 +1,7 @@
-"""The original weights as a file on this machine: from the Hugging Face hub or from a URL, verified.
+"""The original weights as a file on this machine: from the Hugging Face hub, from a URL or from the package, verified.
 
-What a source resolved to the first time is pinned (trust on first use): later fetches ask for that very commit, and
-bytes with another sha256 are an error, never a silent change of a competitor.
+What a source outside of the package resolved to the first time is pinned (trust on first use): later fetches ask for
+that very commit, and bytes with another sha256 are an error, never a silent change of a competitor.
 """
 
 import dataclasses
@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bob_jax.backbones import card
 from bob_jax.backbones.card import WeightSource
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
 from converters.download import download, sha256_of, target_of
 
+LOCAL = "file://"
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
 
@@ -29,7 +31,7 @@ class Fetched:
     Attributes:
         path: the file; of a source in several parts, the folder that their names count from.
         sha256: its digest, in full; of several parts, that of their names and digests.
-        commit: what the hub's revision resolved to; None for a URL.
+        commit: what the hub's revision resolved to; None for any other source.
         parts: digest of each part by its name.
     """
 
@@ -50,9 +52,16 @@ class Pin:
 
 
 def address(source: WeightSource) -> str:
-    """The source in one word: its URL, or `hf://repository@revision/file`; without a file, if it is in parts."""
+    """The source in one word: its URL, `package://file`, or `hf://repository@revision/file` (in parts: no file)."""
+    if source.shipped:
+        return f"package://{source.shipped}"
     file = "" if source.parts else f"/{source.file}"
     return source.url or f"hf://{source.hub}@{source.revision}{file}"
+
+
+def shipped_path(source: WeightSource) -> Path:
+    """Where a file that comes with the package is."""
+    return Path(card.__file__).parent / "weights" / (source.shipped or "")
 
 
 def pin_path(source: WeightSource) -> Path:
@@ -91,6 +100,10 @@ def _fetch_parts(source: WeightSource) -> Fetched:
 
 
 def _fetch_file(source: WeightSource) -> Fetched:
+    if source.shipped:
+        return _shipped(source)
+    if source.url and source.url.startswith(LOCAL):
+        return _local(source)
     pin = _read_pin(source)
     if source.url:
         path, commit = download(source.url, cache_dir("weights") / "sources", sha256=source.sha256), None
@@ -114,10 +127,21 @@ def _fetch_file(source: WeightSource) -> Fetched:
     return fetched
 
 
+def _shipped(source: WeightSource) -> Fetched:
+    """A file of the package; its card pins it."""
+    path = shipped_path(source)
+    found = sha256_of(path) if path.is_file() else "none"
+    if found != source.sha256:
+        raise BobError(f"{path} has sha256 {found} where its card says {source.sha256}: install bob_jax anew")
+    return Fetched(path, found, None)
+
+
 def cached(source: WeightSource) -> Path | None:
     """The file of a source where it is on this machine already; None where it must be fetched, or is several files."""
     if source.parts:
         return None
+    if source.shipped:
+        return shipped_path(source) if shipped_path(source).exists() else None
     if source.url:
         path = target_of(source.url, cache_dir("weights") / "sources")
         return path if path.exists() else None
@@ -127,6 +151,17 @@ def cached(source: WeightSource) -> Path | None:
     revision = pin.commit if pin and pin.commit else source.revision
     found = try_to_load_from_cache(source.hub or "", source.file, revision=revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def _local(source: WeightSource) -> Fetched:
+    """A file of the user's own: it is pinned by the card that names it."""
+    path = Path((source.url or "").removeprefix(LOCAL))
+    if not path.is_file():
+        raise BobError(f"no weights at {path}: put them back, or remove the backbone and add it again")
+    found = sha256_of(path)
+    if source.sha256 and found != source.sha256:
+        raise BobError(f"{path} has changed since its backbone was added: remove the backbone and add it again")
+    return Fetched(path, found, None)
 
 
 def _fetch_hub(source: WeightSource, pin: Pin | None) -> tuple[Path, str]:

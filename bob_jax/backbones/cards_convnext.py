@@ -30,7 +30,7 @@ EUPE_INPUT = Preprocessing(input_size=256, crop_pct=1.0)
 
 # Millions of parameters without head, by size: V1, and V2 with its final norm.
 MILLIONS = {"t": 27.8, "s": 49.5, "b": 87.6, "l": 196.2, "xl": 348.1}
-MILLIONS_V2 = {"a": 3.4, "f": 4.8, "p": 8.6, "n": 15.0, "t": 27.9, "b": 87.7, "l": 196.4, "h": 657.5}
+MILLIONS_V2 = {"a": 3.39, "f": 4.85, "p": 8.55, "n": 15.0, "t": 27.9, "b": 87.7, "l": 196.4, "h": 657.5}
 
 
 def _card(

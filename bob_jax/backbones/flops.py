@@ -10,6 +10,7 @@ import functools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ def count(name: str) -> float:
     graph, state = nnx.split(zoo.skeleton(name, dtype=jnp.float32))
     side = zoo.card(name).preprocessing.input_size
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    analysis = jax.jit(lambda state, images: nnx.merge(graph, state)(images)).lower(state, images).cost_analysis()
+    lowered = jax.jit(lambda state, images: nnx.merge(graph, state)(images)).lower(state, images)
+    analysis: Any = lowered.cost_analysis()
     return float(f"{analysis['flops'] / 1e9:.4g}")
 
 

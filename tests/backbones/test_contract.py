@@ -24,6 +24,7 @@ from bob_jax.backbones.eva import Eva
 from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.layers import drop_path, drop_path_ramp
 from bob_jax.backbones.resnet import ResNet
+from bob_jax.backbones.sam_vit import SamViT
 from bob_jax.backbones.sscd import SSCD
 from bob_jax.backbones.stable_diffusion import StableDiffusionEncoder
 from bob_jax.backbones.swin_v2 import SwinV2
@@ -59,6 +60,9 @@ TINY: dict[str, Callable[..., Backbone]] = {
     "vicregl": lambda **more: TINY["convnext"](layer_scale=None, final_norm="before_pool", **more),
     "swin_v2": lambda **more: SwinV2(
         width=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 2), window=4, input_size=64, rngs=nnx.Rngs(0), **more
+    ),
+    "sam_vit": lambda **more: SamViT(
+        width=8, depth=2, num_heads=2, window=3, global_blocks=(1,), input_size=64, rngs=nnx.Rngs(0), **more
     ),
     "hiera": lambda **more: Hiera(width=8, stages=(1, 1, 1, 1), input_size=64, rngs=nnx.Rngs(0), **more),
     "eva": lambda **more: Eva(

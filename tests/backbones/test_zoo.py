@@ -45,7 +45,8 @@ def test_pretrained_cards_are_complete():
     from converters.tables import TABLES
 
     for card in map(zoo.card, PRETRAINED):
-        assert bool(card.source.hub) != bool(card.source.url), card.name
+        places = (card.source.hub, card.source.url, card.source.shipped)
+        assert sum(map(bool, places)) == 1, card.name
         assert card.table in TABLES, card.name
         assert card.licence and card.data and card.method != "random", card.name
         assert card.name == card.name.lower() and not card.name.endswith("_random")
@@ -162,6 +163,10 @@ def test_non_commercial_licences_are_marked():
         "sscd",
         "eupe",
         "aimv2",
+        "vicregl",
+        "fcmae",
+        "swag",
+        "fcmae+supervised",
     }
     forbid = (
         "cc-by-nc-4.0",
