@@ -119,7 +119,7 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def _backbones(arguments: argparse.Namespace) -> int:
-    from bob_jax.backbones import flops, zoo
+    from bob_jax.backbones import flops, pretraining, zoo
 
     if arguments.name:
         return _backbone(arguments.name, arguments.json)
@@ -135,22 +135,37 @@ def _backbones(arguments: argparse.Namespace) -> int:
     if arguments.commercial:
         cards = [card for card in cards if card.commercial]
     if arguments.json:
-        print_json([dataclasses.asdict(card) | {"gflops": flops.known().get(card.name)} for card in cards])
+        print_json([_known_of(card) for card in cards])
         return 0
     columns = ("name", "architecture", "method", "data", "parameters", "feature_dim", "licence", "commercial")
-    rows = ([*(getattr(card, column) for column in columns), flops.known().get(card.name)] for card in cards)
-    print_table((*columns, "gflops"), rows)
+    rows = (
+        [
+            *(getattr(card, column) for column in columns),
+            flops.known().get(card.name),
+            pretraining.rounded(pretraining.images(card.data)),
+        ]
+        for card in cards
+    )
+    print_table((*columns, "gflops", "pretraining_images"), rows)
     return 0
+
+
+def _known_of(card: Any) -> dict[str, Any]:
+    """A card with what follows from it."""
+    from bob_jax.backbones import flops, pretraining
+
+    derived = {"gflops": flops.known().get(card.name), "pretraining_images": pretraining.images(card.data)}
+    return dataclasses.asdict(card) | derived
 
 
 def _backbone(name: str, as_json: bool) -> int:
     """One card whole, with the receipt of its weights where they are converted."""
-    from bob_jax.backbones import flops, zoo
+    from bob_jax.backbones import zoo
     from converters import cache, receipt
 
     card = zoo.card(name)
     known = cache.read_receipt(card)
-    facts = dataclasses.asdict(card) | {"gflops": flops.known().get(name)}
+    facts = _known_of(card)
     if as_json:
         print_json(facts | {"receipt": known and dataclasses.asdict(known)})
         return 0

@@ -16,7 +16,7 @@ from bob_jax.results.record import cell_id
 PROTOCOLS: dict[str, type[Protocol]] = {kind.name: kind for kind in (KNN, LinearProbe, AugmentedProbe, Finetune)}
 
 SECTIONS = {
-    "": ("benchmark", "backbones", "datasets", "seeds", "protocols", "data", "mesh", "results"),
+    "": ("benchmark", "backbones", "datasets", "seeds", "protocols", "data", "mesh", "results", "keep_weights"),
     "data": ("root", "limit", "num_workers", "skip_corrupt"),
     "mesh": ("fsdp",),
 }

@@ -21,8 +21,13 @@ from ml_collections import ConfigDict
 
 from configs.argument import parse
 
-DEFAULT = ("vit_nano8_random", "vit_micro8_random", "resnet10_nano_random", "resnet18_nano_random")
-BACKBONES = (*DEFAULT, "vit_nano4_random", "resnet26_nano_random")
+# Each architecture pretrained and as its random twin, which is what it started from.
+DEFAULT = (
+    *("vit_nano8_glyphs", "vit_nano8_random"),
+    *("resnet10_nano_glyphs", "resnet10_nano_random"),
+    *("convnext_nano_glyphs", "convnext_nano_random"),
+)
+BACKBONES = (*DEFAULT, "vit_micro8_random", "vit_nano4_random", "resnet18_nano_random", "resnet26_nano_random")
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -37,9 +42,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
         },
         "augmented_probe": {
             # LARS moves a head by rate / 1000 of its length a step, and here are few steps: the rates are large.
-            "base_learning_rates": (100.0, 300.0, 1000.0, 3000.0),
+            "base_learning_rates": (30.0, 100.0, 300.0, 1000.0),
             "batch_size": 64,
-            "epochs": 8,
+            "epochs": 6,
             "warmup_epochs": 1,
             "crop_scale": (0.5, 1.0),
             "horizontal_flip": False,  # a mirrored digit is another sign
@@ -47,10 +52,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         "finetune": {
             "learning_rates": (1e-3, 5e-3),
             "weight_decays": (0.05,),
-            "layer_decay": 1.0,  # nothing is pretrained: no layer deserves to move less
+            "layer_decay": 1.0,  # half of the backbones are random: no layer of theirs deserves to move less
             "batch_size": 64,
             "accumulate": 1,
-            "epochs": 8,
+            "epochs": 5,
             "warmup_epochs": 1,
             "evaluations": 2,
             "drop_path": 0.0,
@@ -78,5 +83,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "data": {"root": "", "limit": 0, "num_workers": -1, "skip_corrupt": False},
             "mesh": {"fsdp": 1},
             "results": "results/digits",
+            "keep_weights": False,
         }
     )

@@ -85,5 +85,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "data": {"root": "", "limit": 0, "num_workers": -1, "skip_corrupt": False},
             "mesh": {"fsdp": 1},
             "results": "results/fgvc",
+            "keep_weights": False,
         }
     )

@@ -36,10 +36,12 @@ class Original:
 
     Attributes:
         source: address, or `file:NAME` of a file that the user gave.
-        path: the file on this machine.
-        sha256: its digest.
+        path: the file on this machine; of several, the folder that their names count from.
+        sha256: its digest; of several files, `sources.digest_of_parts`.
         commit: what the hub's revision resolved to.
         table: name of the key layout in `tables.TABLES`.
+        prefixes: of several files, what goes before the names in each.
+        parts: of several files, the digest of each.
     """
 
     source: str
@@ -47,6 +49,22 @@ class Original:
     sha256: str
     commit: str | None
     table: str
+    prefixes: dict[str, str] = dataclasses.field(default_factory=dict)
+    parts: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def read(self) -> dict[str, np.ndarray]:
+        """All arrays by name.
+
+        Raises:
+            BobError: a file is missing, damaged, or of an unknown format.
+        """
+        if not self.parts:
+            return formats.read(self.path)
+        return {
+            self.prefixes[file] + name: array
+            for file in self.parts
+            for name, array in formats.read(self.path / file).items()
+        }
 
 
 def path_of(card: Card) -> Path:
@@ -129,7 +147,8 @@ def original_of(card: Card, file: Path | None = None, table: str | None = None) 
 
     Args:
         card: a card with a source.
-        file: a checkpoint of this very backbone on this machine.
+        file: a checkpoint of this very backbone on this machine; the folder with its files where the card's source is
+            in several.
         table: key layout of `file`; the card's own by default.
 
     Raises:
@@ -139,12 +158,22 @@ def original_of(card: Card, file: Path | None = None, table: str | None = None) 
         raise BobError(f"{card.name} is a random twin: it has no weights to convert")
     table = table or card.table
     table_of(table)  # a wrong name is told before anything is fetched
+    prefixes = {name: prefix for prefix, name in card.source.parts}
     if file is None:
         fetched = sources.fetch(card.source)
-        return Original(sources.address(card.source), fetched.path, fetched.sha256, fetched.commit, table)
+        address = sources.address(card.source)
+        return Original(address, fetched.path, fetched.sha256, fetched.commit, table, prefixes, fetched.parts)
+    if prefixes and file.is_dir():
+        parts = {name: sha256_of(_existing(file / name)) for name in prefixes}
+        digest_of_all = sources.digest_of_parts(parts)
+        return Original(f"file:{file.name}", file, digest_of_all, None, table, prefixes, parts)
+    return Original(f"file:{file.name}", file, sha256_of(_existing(file)), None, table)
+
+
+def _existing(file: Path) -> Path:
     if not file.is_file():
         raise BobError(f"no checkpoint at {file}: give the path of an existing file")
-    return Original(f"file:{file.name}", file, sha256_of(file), None, table)
+    return file
 
 
 def convert(card: Card, original: Original) -> tuple[dict[str, np.ndarray], Receipt]:
@@ -154,7 +183,7 @@ def convert(card: Card, original: Original) -> tuple[dict[str, np.ndarray], Rece
         BobError: the file cannot be read, or does not fit the architecture.
     """
     what = f"{original.source} for {card.name}"
-    arrays = rules.convert(formats.read(original.path), table_of(original.table), shapes_of(card), what=what)
+    arrays = rules.convert(original.read(), table_of(original.table), shapes_of(card), what=what)
     receipt = Receipt(
         backbone=card.name,
         card=_fingerprint(card),
@@ -169,6 +198,7 @@ def convert(card: Card, original: Original) -> tuple[dict[str, np.ndarray], Rece
             **{name: version(name) for name in ("numpy", "safetensors", "jax", "flax")},
         },
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        parts=original.parts,
     )
     save(card, arrays, receipt)
     return arrays, receipt

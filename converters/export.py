@@ -15,6 +15,7 @@ from converters.pytorch import import_library
 from converters.tables import table_of
 
 SUFFIXES = (".safetensors", ".pth")
+BACKBONE = "backbone."  # before the backbone's names in the weights of a fine-tuning; beside them stands the head
 
 
 def export(card: Card, to: Path, weights: Path | None = None) -> None:
@@ -23,7 +24,8 @@ def export(card: Card, to: Path, weights: Path | None = None) -> None:
     Args:
         card: the backbone.
         to: .safetensors or .pth.
-        weights: a .safetensors file of exactly the card's parameters by dotted path; the converted weights by default.
+        weights: a .safetensors file of exactly the card's parameters by dotted path, or what `keep_weights` kept of a
+            fine-tuning, whose classifier is left out; the converted weights by default.
 
     Raises:
         BobError: another suffix, weights that do not fit the architecture, or a place that cannot be written.
@@ -31,6 +33,8 @@ def export(card: Card, to: Path, weights: Path | None = None) -> None:
     if to.suffix not in SUFFIXES:
         raise BobError(f"cannot write {to}: give it a name that ends in {' or '.join(SUFFIXES)}")
     arrays = cache.load(card)[0] if weights is None else formats.read(weights)
+    if any(name.startswith(BACKBONE) for name in arrays):
+        arrays = {name.removeprefix(BACKBONE): array for name, array in arrays.items() if name.startswith(BACKBONE)}
     what = f"{weights or cache.path_of(card)} for {card.name}"
     shapes, table = template(card)
     arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}

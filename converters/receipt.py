@@ -42,7 +42,7 @@ class Receipt:
         card: digest of what decides the conversion: architecture, arguments, table and source.
         source: address of the original weights, or `file:NAME` of a file that the user gave.
         commit: what the hub's revision resolved to.
-        source_sha256: digest of the original file.
+        source_sha256: digest of the original file; of several, `sources.digest_of_parts`.
         weights_sha256: digest of the converted parameters (names, shapes, values), the same on every machine.
         converter: `cache.CONVERTER_VERSION`.
         licence: of the weights.
@@ -50,6 +50,7 @@ class Receipt:
         date: of the conversion, ISO 8601, UTC.
         verified: date of the comparison with the original implementation; None before `python -m converters verify`.
         parity: what that comparison found, stage by stage; empty before it.
+        parts: digest of each original file by its name, where there are several.
     """
 
     backbone: str
@@ -64,6 +65,7 @@ class Receipt:
     date: str
     verified: str | None = None
     parity: tuple[StageError, ...] = ()
+    parts: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """For the header of a safetensors file."""

@@ -30,6 +30,13 @@ UNPUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet50_mocov3": ("resnet50", {}),
     "swinv2_t_midas": ("swinv2_tiny_window16_256", {}),
     "swinv2_b_midas": ("swinv2_base_window12to24_192to384", {}),
+    "vit_nano8_glyphs": (
+        "vit_tiny_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 4}
+        | {"global_pool": "avg", "fc_norm": False},
+    ),
+    "resnet10_nano_glyphs": ("resnet18", {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)}),
+    "convnext_nano_glyphs": ("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)}),
 }
 WRAPPERS = r"^(?:state_dict\.module\.base_encoder\.|state_dict\.|(?:model\.)?pretrained\.model\.|model\.)"
 
@@ -153,6 +160,17 @@ def same(model: Any, names: Iterable[str]) -> Stages:
     return tuple((name, name) for name in used)
 
 
+def narrow_stem(model: Any, width: int) -> Any:
+    """A ResNet of timm's with a stem of this width, of timm's own layers: its constructor knows 64 channels only."""
+    import torch
+
+    if width != model.bn1.num_features:
+        model.conv1 = torch.nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        model.bn1 = type(model.bn1)(width)
+        model.layer1[0] = type(model.layer1[0])(width, width)
+    return model.eval()
+
+
 def of_vit(model: Any, table: str = "timm_vit") -> Reference:
     """timm's `VisionTransformer`, or `Eva` or `Beit`, which call their parts by the same names."""
     blocks = [f"blocks.{index}" for index in range(len(model.blocks))]
@@ -204,6 +222,17 @@ def of_hiera(model: Any) -> Reference:
     """timm's `Hiera`, made for one size; its blocks hold tokens in the order of windows: the maps stand for them."""
     stages = (("patch_embed", "patch_embed"), ("norm", "head.norm"))
     return Reference(model, pyramid_run(model), stages, "NHWC", "timm_hiera", fill)
+
+
+def of_sam(model: Any) -> Reference:
+    """timm's `VisionTransformerSAM`; its neck, behind the blocks, is where the map comes from."""
+
+    def run(images: Any) -> tuple[Any, list[Any]]:
+        features = model.forward_features(images)
+        return model.forward_head(features, pre_logits=True), [features]
+
+    blocks = [f"blocks.{index}" for index in range(len(model.blocks))]
+    return Reference(model, run, same(model, ["patch_embed", *blocks]), "NHWC", "timm_sam_vit", fill)
 
 
 def of_sscd(trunk: Any) -> Reference:
@@ -267,9 +296,23 @@ def _sscd(card: Card) -> Reference:
     return of_sscd(trunk)
 
 
+def _sam(card: Card) -> Reference:
+    import torch
+
+    norm = functools.partial(torch.nn.LayerNorm, eps=1e-6)  # the authors', where timm has 1e-5
+    # A larger input than the card's would only cost more: at a smaller one positions are resampled too.
+    return dataclasses.replace(of_sam(timm_model(card, norm_layer=norm)), sizes=(card.preprocessing.input_size, 512))
+
+
+def _stable_diffusion(card: Card) -> Reference:
+    from converters import reference_diffusion  # which builds on this module
+
+    return reference_diffusion.build(card)
+
+
 REFERENCES: dict[str, Callable[[Card], Reference]] = {
     "vit": _vit,
-    "resnet": lambda card: of_resnet(timm_model(card)),
+    "resnet": lambda card: of_resnet(narrow_stem(timm_model(card), card.arguments.get("width", 64))),
     "clip_resnet": lambda card: of_clip_resnet(timm_model(card, num_classes=card.arguments.get("projection_dim", 0))),
     "sscd": _sscd,
     "convnext": _convnext,
@@ -278,4 +321,6 @@ REFERENCES: dict[str, Callable[[Card], Reference]] = {
     "eva": lambda card: of_vit(timm_model(card, dynamic_img_size=True), "timm_eva"),
     "beit": lambda card: _at_one_size(card, of_vit(timm_model(card), "timm_beit")),
     "aimv2": lambda card: of_vit(timm_model(card, dynamic_img_size=True), "timm_aimv2"),
+    "sam_vit": _sam,
+    "stable_diffusion": _stable_diffusion,
 }

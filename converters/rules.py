@@ -78,10 +78,14 @@ class Table:
     Attributes:
         rules: how names map.
         ignore: regular expressions of whole source names that are left out knowingly (heads, counters, other towers).
+        prepare: replaces arrays of the checkpoint by what is computed from them, before the rules; None for nothing.
+        derived: the parameters that `prepare` makes; they have no place in a checkpoint, so `export` leaves them out.
     """
 
     rules: tuple[Rule, ...]
     ignore: tuple[str, ...] = ()
+    prepare: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None = None
+    derived: tuple[str, ...] = ()
 
     def prefixed(self, prefix: str, ignore: Iterable[str] = ()) -> "Table":
         """The same layout under a prefix (a regular expression), with further names to ignore as they stand.
@@ -89,7 +93,8 @@ class Table:
         The prefix must have no capturing group of its own: it would shift the numbers in the targets.
         """
         rules = tuple(dataclasses.replace(rule, pattern=prefix + f"(?:{rule.pattern})") for rule in self.rules)
-        return Table(rules, (*(prefix + f"(?:{pattern})" for pattern in self.ignore), *ignore))
+        ignored = (*(prefix + f"(?:{pattern})" for pattern in self.ignore), *ignore)
+        return dataclasses.replace(self, rules=rules, ignore=ignored)
 
 
 def convert(arrays: Mapping[str, np.ndarray], table: Table, shapes: Shapes, *, what: str) -> dict[str, np.ndarray]:
@@ -108,6 +113,10 @@ def convert(arrays: Mapping[str, np.ndarray], table: Table, shapes: Shapes, *, w
     problems: dict[str, list[str]] = defaultdict(list)
     parts: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
     counts: dict[str, int] = {}
+    try:
+        arrays = table.prepare(arrays) if table.prepare else arrays
+    except BobError as error:
+        raise BobError(f"{what}: {error}") from error
     for name in arrays:
         place = _place(name, table, problems)
         if place is None:
@@ -143,7 +152,8 @@ def export(arrays: Mapping[str, np.ndarray], table: Table, shapes: Shapes, *, wh
         what: the checkpoint, for messages.
 
     Returns:
-        The names of `shapes` that the table maps, with their shapes; `convert` of them gives `arrays` again.
+        The names of `shapes` that the table maps, with their shapes; `convert` of them, and of what the derived
+        parameters are made from, gives `arrays` again.
 
     Raises:
         BobError: a name is known to no rule or to several, a parameter has no place in the checkpoint, or one does not
@@ -155,7 +165,8 @@ def export(arrays: Mapping[str, np.ndarray], table: Table, shapes: Shapes, *, wh
         if place := _place(name, table, problems):
             target, rule = place
             places[target][rule.part[0]] = (name, rule)
-    problems |= {"without a place in it": names} if (names := [name for name in arrays if name not in places]) else {}
+    homeless = [name for name in arrays if name not in places and name not in table.derived]
+    problems |= {"without a place in it": homeless} if homeless else {}
     exported: dict[str, np.ndarray] = {}
     for target, parts in places.items():
         if target not in arrays:

@@ -1,17 +1,20 @@
-"""The original weights as a file on this machine: from the Hugging Face hub or from a URL, verified.
+"""The original weights as a file on this machine: from the Hugging Face hub, from a URL or from the package, verified.
 
-What a source resolved to the first time is pinned (trust on first use): later fetches ask for that very commit, and
-bytes with another sha256 are an error, never a silent change of a competitor.
+What a source outside of the package resolved to the first time is pinned (trust on first use): later fetches ask for
+that very commit, and bytes with another sha256 are an error, never a silent change of a competitor.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bob_jax.backbones import card
 from bob_jax.backbones.card import WeightSource
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
@@ -25,14 +28,16 @@ class Fetched:
     """A source that is on this machine.
 
     Attributes:
-        path: the file.
-        sha256: its digest, in full.
-        commit: what the hub's revision resolved to; None for a URL.
+        path: the file; of a source in several parts, the folder that their names count from.
+        sha256: its digest, in full; of several parts, that of their names and digests.
+        commit: what the hub's revision resolved to; None for any other source.
+        parts: digest of each part by its name.
     """
 
     path: Path
     sha256: str
     commit: str | None
+    parts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +51,16 @@ class Pin:
 
 
 def address(source: WeightSource) -> str:
-    """The source in one word: its URL, or `hf://repository@revision/file`."""
-    return source.url or f"hf://{source.hub}@{source.revision}/{source.file}"
+    """The source in one word: its URL, `package://file` or `hf://repository@revision/file`; in parts, without a file."""
+    if source.shipped:
+        return f"package://{source.shipped}"
+    file = "" if source.parts else f"/{source.file}"
+    return source.url or f"hf://{source.hub}@{source.revision}{file}"
+
+
+def shipped_path(source: WeightSource) -> Path:
+    """Where a file that comes with the package is."""
+    return Path(card.__file__).parent / "weights" / (source.shipped or "")
 
 
 def pin_path(source: WeightSource) -> Path:
@@ -56,11 +69,38 @@ def pin_path(source: WeightSource) -> Path:
 
 
 def fetch(source: WeightSource) -> Fetched:
-    """The file of a source: downloaded once, then from the cache, and the same bytes ever after.
+    """The file or files of a source: downloaded once, then from the cache, and the same bytes ever after.
 
     Raises:
         BobError: it cannot be reached, is gated, does not exist, or is not the file that was published or pinned.
     """
+    return _fetch_parts(source) if source.parts else _fetch_file(source)
+
+
+def digest_of_parts(parts: Mapping[str, str]) -> str:
+    """One digest for several files: of what `sha256sum` would print of them, in the order of their names."""
+    listing = "".join(f"{sha256}  {file}\n" for file, sha256 in sorted(parts.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _fetch_parts(source: WeightSource) -> Fetched:
+    """All parts of a source, of one and the same commit; each has a pin of its own."""
+    fetched = {file: _fetch_file(dataclasses.replace(source, file=file, parts=())) for _, file in source.parts}
+    commits = {part.commit for part in fetched.values()}
+    if len(commits) > 1:
+        raise BobError(
+            f"{address(source)}: its files are of different commits ({', '.join(sorted(map(str, commits)))}): the "
+            f"publisher changed it between two fetches; delete its pins in {pin_path(source).parent} and start again"
+        )
+    file, first = next(iter(fetched.items()))
+    folder = first.path.parents[len(Path(file).parts) - 1]
+    digests = {file: part.sha256 for file, part in fetched.items()}
+    return Fetched(folder, digest_of_parts(digests), first.commit, digests)
+
+
+def _fetch_file(source: WeightSource) -> Fetched:
+    if source.shipped:
+        return _shipped(source)
     pin = _read_pin(source)
     if source.url:
         path, commit = download(source.url, cache_dir("weights") / "sources", sha256=source.sha256), None
@@ -84,8 +124,19 @@ def fetch(source: WeightSource) -> Fetched:
     return fetched
 
 
+def _shipped(source: WeightSource) -> Fetched:
+    """A file of the package; its card pins it."""
+    path = shipped_path(source)
+    found = sha256_of(path) if path.is_file() else "none"
+    if found != source.sha256:
+        raise BobError(f"{path} has sha256 {found} where its card says {source.sha256}: install bob_jax anew")
+    return Fetched(path, found, None)
+
+
 def cached(source: WeightSource) -> Path | None:
     """The file of a source where it is on this machine already; None where it would have to be fetched."""
+    if source.shipped:
+        return shipped_path(source) if shipped_path(source).exists() else None
     if source.url:
         path = target_of(source.url, cache_dir("weights") / "sources")
         return path if path.exists() else None

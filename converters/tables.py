@@ -1,7 +1,7 @@
 """All key layouts by the names that cards use (`Card.table`): cards are data and import no converter."""
 
 from bob_jax.errors import unknown_name
-from converters import aimv2, beit, clip_resnet, convnext, eva, hiera, resnet, swin_v2, vit
+from converters import aimv2, beit, clip_resnet, convnext, eva, hiera, resnet, sam_vit, stable_diffusion, swin_v2, vit
 from converters.rules import Table
 
 TABLES: dict[str, Table] = {
@@ -33,6 +33,11 @@ TABLES: dict[str, Table] = {
     "timm_beit": beit.TIMM_BEIT,
     "timm_aimv2": aimv2.TIMM_AIMV2,
     "aimv2": aimv2.AIMV2,
+    "diffusers_sd_v1": stable_diffusion.DIFFUSERS_V1,
+    "diffusers_sd_v2": stable_diffusion.DIFFUSERS_V2,
+    "compvis_sd_v1": stable_diffusion.COMPVIS_V1,
+    "timm_sam_vit": sam_vit.TIMM_SAM_VIT,
+    "sam_vit": sam_vit.SAM_VIT,
 }
 
 

@@ -11,6 +11,7 @@ from running import environment, run_main, start_main
 CELL = (
     "--config=configs/digits.py:vit_nano8_random,protocol=finetune",
     "--config.protocols.finetune.learning_rates=(0.005,)",
+    "--config.protocols.finetune.epochs=8",
     "--config.protocols.finetune.evaluations=4",
     "--limit=200",
 )

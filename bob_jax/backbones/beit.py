@@ -38,7 +38,8 @@ def branch_init(index: int) -> nnx.Initializer:
 def split_heads(qkv: jax.Array, q_bias: nnx.Variable | None, v_bias: nnx.Variable | None, num_heads: int) -> jax.Array:
     """[B, N, 3 * C] queries, keys and values, with biases added where there are any, as [B, N, 3, heads, C / heads].
 
-    The key never has a bias: one that all keys share cannot change a softmax.
+    The key has no bias of its own: one that all keys share adds the same to every logit of a query, which a softmax
+    cannot see. (With rotary positions it could, but EVA-02 has kept BEiT's choice.)
     """
     batch, tokens, channels = qkv.shape
     if q_bias is not None and v_bias is not None:

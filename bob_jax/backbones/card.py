@@ -28,21 +28,26 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class WeightSource:
-    """Where the original weights are: on the Hugging Face hub, or at a URL; exactly one of the two.
+    """Where the original weights are: on the Hugging Face hub, at a URL, or in this package; exactly one of the three.
 
     Attributes:
         hub: repository on the hub, e.g. "timm/vit_base_patch16_224.dino".
         revision: commit, tag or branch of the hub repository.
         file: file name inside the hub repository.
         url: direct address.
+        shipped: file name in the folder `weights` beside this module.
         sha256: full digest, or its leading hexadecimal digits where only those are published.
+        parts: (prefix, file) where weights are spread over several files of the hub repository, which then stand for
+            `file`; the prefix goes before the names in that file.
     """
 
     hub: str | None = None
     revision: str = "main"
     file: str = "model.safetensors"
     url: str | None = None
+    shipped: str | None = None
     sha256: str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ EUPE_INPUT = Preprocessing(input_size=256, crop_pct=1.0)
 
 # Millions of parameters without head, by size: V1, and V2 with its final norm.
 MILLIONS = {"t": 27.8, "s": 49.5, "b": 87.6, "l": 196.2, "xl": 348.1}
-MILLIONS_V2 = {"a": 3.4, "f": 4.8, "p": 8.6, "n": 15.0, "t": 27.9, "b": 87.7, "l": 196.4, "h": 657.5}
+MILLIONS_V2 = {"a": 3.39, "f": 4.85, "p": 8.55, "n": 15.0, "t": 27.9, "b": 87.7, "l": 196.4, "h": 657.5}
 
 
 def _card(
@@ -47,6 +47,7 @@ def _card(
     table: str = "timm_convnext",
     scores: Mapping[str, str] | None = None,
     notes: str = "",
+    gated: bool = False,
 ) -> Card:
     """One row; `tag` is a repository of timm's on the hub, or a URL."""
     return Card(
@@ -65,6 +66,7 @@ def _card(
         pooling="mean",
         scores=scores or {},
         notes=notes,
+        gated=gated,
     )
 
 
@@ -206,7 +208,8 @@ def _distilled() -> list[Card]:
             preprocessing=DINOV3_INPUT,
             licence="dinov3-license",
             notes="Distilled from the 7 B model. The authors squash images to 256x256; timm's card says 224 and crops. "
-            "The authors' own repository is gated, timm's copy was not; their licence binds either way.",
+            "The authors' own repository is gated, and their licence binds for timm's copy too.",
+            gated=True,
         )
         for size, word, arguments in sizes
     ]

@@ -162,7 +162,8 @@ def _dinov3() -> list[Card]:
             licence="dinov3-license",
             gated=True,
             notes=DINOV3_NOTES + "Meta's own licence: it must be accepted, it goes along with any copy of the weights, "
-            "and publications acknowledge their use. The checkpoint's query and value biases, all zero, are left out.",
+            "and publications acknowledge their use. The authors' files have biases of query, key and value, all zero, "
+            "and the rotary periods rounded to bfloat16; here, as in timm, there are none and they are exact.",
         )
         for name, tag, arguments, parameters in rows
     ]

@@ -23,7 +23,8 @@ HIERA_CARDS: tuple[Card, ...] = (
         name="hiera_b_mae",
         data="ImageNet-1k",
         source=WeightSource(hub="timm/hiera_base_224.mae"),
-        notes="The norm behind the pooling is the one that stood before the decoder: it was trained on single tokens.",
+        notes="As timm builds it, for fine-tuning. In pretraining the last stage did not pool (its stride was 16, "
+        "here it is 32), and the norm behind the pooling stood before the decoder, on single tokens.",
         **SHARED,
     ),
     Card(

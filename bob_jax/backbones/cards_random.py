@@ -9,6 +9,7 @@ from typing import Any
 from bob_jax.backbones import cards_convnext, cards_swin
 from bob_jax.backbones.card import HALF, Card, Preprocessing
 from bob_jax.backbones.cards_eva import EVA02_LARGE
+from bob_jax.backbones.cards_generative import DIFFUSION_INPUT_SIZE, SD_V14
 from bob_jax.backbones.cards_resnet import R50, R101
 from bob_jax.backbones.cards_vit import DINOV2, B, L, S
 
@@ -57,7 +58,9 @@ def _twins() -> list[Card]:
         ("eva02_b14_random", "eva", B | EVA02_LARGE, 85.8, 768),
     )
     dinov2 = _twin("vit_s14_dinov2_random", "vit", S | DINOV2, 22.1, 384, Preprocessing())
-    return [*(_twin(*row, Preprocessing()) for row in rows), dinov2]
+    diffusion = Preprocessing(input_size=DIFFUSION_INPUT_SIZE)
+    sd_v14 = _twin("sd_v14_encoder_random", "stable_diffusion", SD_V14, 382.9, 1280, diffusion)
+    return [*(_twin(*row, Preprocessing()) for row in rows), dinov2, sd_v14]
 
 
 def _swin_twins() -> list[Card]:

@@ -41,7 +41,7 @@ ACTIVATIONS = ("gelu", "swiglu")
 class Attention(nnx.Module):
     """Multi-head self-attention with rotary positions and an optional norm of its output: [B, N, C] to [B, N, C].
 
-    With `bias` "qv" only query and value have one: a bias on every key alike cannot change a softmax.
+    With `bias` "qv" only query and value have one, as in BEiT.
     """
 
     def __init__(

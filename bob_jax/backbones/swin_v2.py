@@ -94,7 +94,8 @@ def log_distances(window: int, pretrained_window: int) -> np.ndarray:
 class WindowAttention(nnx.Module):
     """Scaled cosine attention inside windows, with a learned temperature per head: [B, M, N, C] to [B, M, N, C].
 
-    The keys have no bias; weights that were stored with one would compute another function.
+    Queries and values have a bias, keys have none. timm keeps the logarithm of the temperature as [heads, 1, 1], we as
+    [heads]: like a bias or a norm it takes no weight decay.
     """
 
     def __init__(

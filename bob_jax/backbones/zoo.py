@@ -21,9 +21,12 @@ from bob_jax.backbones.cards_aimv2 import AIMV2_CARDS
 from bob_jax.backbones.cards_beit import BEIT_CARDS
 from bob_jax.backbones.cards_convnext import CONVNEXT_CARDS
 from bob_jax.backbones.cards_eva import EVA_CARDS
+from bob_jax.backbones.cards_generative import GENERATIVE_CARDS
+from bob_jax.backbones.cards_glyphs import GLYPHS_CARDS
 from bob_jax.backbones.cards_hiera import HIERA_CARDS
 from bob_jax.backbones.cards_random import RANDOM_CARDS
 from bob_jax.backbones.cards_resnet import RESNET_CARDS
+from bob_jax.backbones.cards_sam import SAM_CARDS
 from bob_jax.backbones.cards_swin import SWIN_CARDS
 from bob_jax.backbones.cards_vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
@@ -31,7 +34,9 @@ from bob_jax.backbones.convnext import ConvNeXt
 from bob_jax.backbones.eva import Eva
 from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.resnet import ResNet
+from bob_jax.backbones.sam_vit import SamViT
 from bob_jax.backbones.sscd import SSCD
+from bob_jax.backbones.stable_diffusion import StableDiffusionEncoder
 from bob_jax.backbones.swin_v2 import SwinV2
 from bob_jax.backbones.vit import ViT
 from bob_jax.errors import unknown_name
@@ -47,6 +52,8 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "eva": Eva,
     "beit": Beit,
     "aimv2": AIMv2,
+    "sam_vit": SamViT,
+    "stable_diffusion": StableDiffusionEncoder,
 }
 CARDS: dict[str, Card] = {
     one.name: one
@@ -56,9 +63,12 @@ CARDS: dict[str, Card] = {
         *CONVNEXT_CARDS,
         *SWIN_CARDS,
         *HIERA_CARDS,
+        *SAM_CARDS,
         *EVA_CARDS,
         *BEIT_CARDS,
         *AIMV2_CARDS,
+        *GENERATIVE_CARDS,
+        *GLYPHS_CARDS,
         *RANDOM_CARDS,
     )
 }

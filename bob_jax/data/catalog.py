@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bob_jax.cache import cache_dir
-from bob_jax.data import archives, digits, folder, tfds
+from bob_jax.data import archives, digits, folder, glyphs, tfds
 from bob_jax.data.base import Dataset, Source
 from bob_jax.data.subset import balanced, hold_out
 from bob_jax.errors import BobError, unknown_name
@@ -101,6 +101,19 @@ CARDS: dict[str, DatasetCard] = {
             url="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
             get="comes with scikit-learn",
             source=Embedded(digits.load),
+        ),
+        DatasetCard(
+            name="glyphs",
+            title="Printed characters drawn from matplotlib's fonts",
+            classes=47,
+            sizes={"train": 18800, "validation": 1880, "test": 1880},
+            validation="typefaces of its own, as test has",
+            validation_fraction=None,
+            metric=_ACCURACY,
+            licence="free for any use, as the fonts are",
+            url="https://matplotlib.org/stable/users/explain/text/fonts.html",
+            get="drawn from fonts that come with matplotlib",
+            source=Embedded(glyphs.load),
         ),
         DatasetCard(
             name="cub",

@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import resource
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +20,14 @@ from bob_jax.metrics.classification import METRICS, per_example
 from bob_jax.protocols.base import Competitor, Context, Result
 from bob_jax.results import environment, record
 from bob_jax.training import mesh as meshes
+
+
+class Judged(NamedTuple):
+    """What a cell leaves behind: its record, what it knows of each test image, and the weights it trained if any."""
+
+    record: record.Record
+    per_example: dict[str, np.ndarray]
+    weights: Mapping[str, np.ndarray] | None
 
 
 @functools.lru_cache(maxsize=1)
@@ -42,9 +51,7 @@ def load_dataset(name: str, root: str | None, limit: int | None) -> Dataset:
     return catalog.load(name, root=Path(root) if root else None, limit=limit)
 
 
-def run(
-    cell: Cell, dataset: Dataset, mesh: jax.sharding.Mesh, workdir: Path, num_workers: int | None
-) -> tuple[record.Record, dict[str, np.ndarray]]:
+def run(cell: Cell, dataset: Dataset, mesh: jax.sharding.Mesh, workdir: Path, num_workers: int | None) -> Judged:
     """Judges one backbone on one data set.
 
     Args:
@@ -53,9 +60,6 @@ def run(
         mesh: devices.
         workdir: folder of the cell's checkpoints and logs.
         num_workers: data worker processes; None lets the loader decide.
-
-    Returns:
-        The record, and what it knows of each test image.
     """
     started = time.perf_counter()
     competitor = load_competitor(cell.backbone, cell.protocol.drop_path_rate(), mesh)
@@ -84,7 +88,7 @@ def run(
         environment=where(),
         created=record.now(),
     )
-    return done, {"id": np.array(result.ids), **outputs}
+    return Judged(done, {"id": np.array(result.ids), **outputs}, result.weights)
 
 
 def describe(cell: Cell, dataset: Dataset) -> record.Cell:

@@ -39,7 +39,7 @@ def run(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
 
     Args:
         cells: in the order of running.
-        config: of the benchmark; `results`, `data` and `mesh` are read here.
+        config: of the benchmark; `results`, `keep_weights`, `data` and `mesh` are read here.
 
     Returns:
         0 if every cell has a record now, 1 if any failed.
@@ -80,7 +80,7 @@ class _Launcher:
         data, dataset = self.config["data"], None
         try:
             dataset = single.load_dataset(cell.dataset, data["root"] or None, cell.limit)
-            if self._done(cell.id(dataset.version)):
+            if self._done(cell, dataset):
                 self.say(f"{position} {cell}: has a record")
                 return True
             self.say(f"{position} {cell}")
@@ -92,16 +92,21 @@ class _Launcher:
             return False
         return True
 
-    def _done(self, cell_id: str) -> bool:
-        """Whether there is a record; process 0 looks, so that all processes go the same way."""
-        return bool(multihost_utils.broadcast_one_to_all(np.array(self.store.exists(cell_id))))
+    def _done(self, cell: Cell, dataset: Dataset) -> bool:
+        """Whether all that is asked for is there; process 0 looks, so that all processes go the same way."""
+        cell_id = cell.id(dataset.version)
+        wanted = self.config["keep_weights"] and cell.protocol.trains_backbone
+        done = self.store.exists(cell_id) and (self.store.has_weights(cell_id) or not wanted)
+        return bool(multihost_utils.broadcast_one_to_all(np.array(done)))
 
     def _judge(self, cell: Cell, dataset: Dataset) -> None:
         workers = self.config["data"]["num_workers"]
         workdir = Path(self.config["results"]) / "work" / cell.id(dataset.version)
-        record, outputs = single.run(cell, dataset, self.mesh, workdir.absolute(), None if workers < 0 else workers)
+        judged = single.run(cell, dataset, self.mesh, workdir.absolute(), None if workers < 0 else workers)
+        record = judged.record
         if self.leads:
-            self.store.write(record, outputs)
+            kept = judged.weights if self.config["keep_weights"] else None
+            self.store.write(record, judged.per_example, kept)
             for checkpoints in workdir.glob("**/checkpoints"):  # nothing is left to resume; the journals stay
                 shutil.rmtree(checkpoints)
         score = record.metrics[record.main_metric]

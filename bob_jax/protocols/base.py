@@ -76,6 +76,7 @@ class Result:
         grid: every hyper-parameter point with its validation score; the order of the grid.
         chosen: index into `grid`.
         skipped: ids of undecodable images, per split.
+        weights: what was trained, float32 by dotted path below `backbone.` and `head.`; None for a frozen backbone.
     """
 
     logits: np.ndarray
@@ -85,6 +86,7 @@ class Result:
     chosen: int
     cost: Cost
     skipped: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    weights: Mapping[str, np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +95,11 @@ class Protocol(abc.ABC):
 
     Attributes:
         name: in configs and records.
+        trains_backbone: whether the result has weights.
     """
 
     name: typing.ClassVar[str]
+    trains_backbone: typing.ClassVar[bool] = False
 
     def drop_path_rate(self) -> float:
         """Rate the backbone is built with; only a protocol that trains the backbone has one."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -61,6 +62,7 @@ class Finetune(Protocol):
     """
 
     name: ClassVar[str] = "finetune"
+    trains_backbone: ClassVar[bool] = True
     learning_rates: tuple[float, ...]
     weight_decays: tuple[float, ...]
     layer_decay: float
@@ -105,6 +107,7 @@ class Finetune(Protocol):
             chosen=chosen,
             cost=dataclasses.replace(test.cost, device_seconds=sum(point.device_seconds for point in points)),
             skipped={"train": points[chosen].skipped, "test": test.skipped},
+            weights=_named(trained[chosen]),
         )
 
 
@@ -120,6 +123,13 @@ class _Point:
 
 def _weights(state: TrainState) -> Weights:
     return {"params": state.averaged_params, "stats": state.stats}
+
+
+def _named(weights: Weights) -> dict[str, np.ndarray]:
+    """Parameters and statistics by dotted path: `backbone.blocks.0.attn.qkv.kernel`, `head.kernel`."""
+    trees = (weights["params"], {"backbone": weights["stats"]})
+    leaves = [pair for tree in trees for pair in jax.tree.leaves_with_path(tree)]
+    return {".".join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
 
 
 class _Trainer:

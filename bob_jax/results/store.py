@@ -1,5 +1,7 @@
 """The results folder: `<id>.json` is a cell's record, `<id>.npz` its per-example outputs, `<id>.failed.json` a failure.
 
+`<id>.safetensors` holds the weights that the cell trained, where they were to be kept.
+
 Files appear whole or not at all: each is written under a hidden temporary name, flushed to disk, and renamed. The
 examples come first and the record last, so a record that exists is complete. Any number of processes may write the same
 folder; of two that finish the same cell the last one counts.
@@ -15,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from bob_jax.errors import BobError
 from bob_jax.results.files import write_whole
@@ -47,28 +51,44 @@ class Store:
         write_whole(probe, b"")
         probe.unlink()
 
-    def write(self, record: Record, per_example: Mapping[str, np.ndarray]) -> None:
+    def has_weights(self, cell_id: str) -> bool:
+        """Whether the weights that the cell trained were kept."""
+        return self._weights_path(cell_id).exists()
+
+    def write(
+        self, record: Record, per_example: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         """Keeps a record and the outputs behind it; an earlier failure of the cell is forgotten.
 
         Args:
             record: the result.
             per_example: arrays [N, ...] by name; "id" [N] str names the image of each row.
+            weights: what the cell trained, by dotted path; None keeps none.
 
         Raises:
             BobError: the folder cannot be written, the disk is full, or a score is NaN; nothing is left behind.
             ValueError: arrays of different lengths, objects in them, no ids, or an id twice.
         """
-        text, examples = to_json(record), _pack(per_example)
-        examples_path = self._examples_path(record.cell.id)
-        fresh = not self.exists(record.cell.id)
-        write_whole(examples_path, examples)
+        cell_id = record.cell.id
+        files = [
+            (self._examples_path(cell_id), _pack(per_example)),
+            (self._record_path(cell_id), to_json(record).encode()),
+        ]
+        if weights is not None:
+            arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+            metadata = {"cell": cell_id, "backbone": record.cell.backbone}
+            files.insert(0, (self._weights_path(cell_id), safetensors.numpy.save(arrays, metadata)))
+        fresh, written = not self.exists(cell_id), []
         try:
-            write_whole(self._record_path(record.cell.id), text.encode())
+            for path, content in files:
+                write_whole(path, content)
+                written.append(path)
         except BaseException:
             if fresh:
-                examples_path.unlink(missing_ok=True)
+                for path in written:
+                    path.unlink(missing_ok=True)
             raise
-        self._failure_path(record.cell.id).unlink(missing_ok=True)
+        self._failure_path(cell_id).unlink(missing_ok=True)
 
     def read(self, cell_id: str) -> Record:
         """The record of one cell.
@@ -105,6 +125,20 @@ class Store:
                 f"{path}: cannot be read ({error}): delete it and '{cell_id}.json' to run it again"
             ) from error
 
+    def weights(self, cell_id: str) -> dict[str, np.ndarray]:
+        """The weights that a cell trained, by dotted path: `backbone.` and the parameter, `head.kernel`, `head.bias`.
+
+        Raises:
+            BobError: they were not kept, or the file is damaged.
+        """
+        path = self._weights_path(cell_id)
+        if not path.exists():
+            raise BobError(f"no weights at {path}: run the cell with --config.keep_weights=True")
+        try:
+            return safetensors.numpy.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise BobError(f"{path}: cannot be read ({error}): delete it to train the cell again") from error
+
     def record_failure(self, failure: Failure) -> None:
         """Notes that a cell raised.
 
@@ -132,6 +166,9 @@ class Store:
 
     def _examples_path(self, cell_id: str) -> Path:
         return self.folder / f"{cell_id}.npz"
+
+    def _weights_path(self, cell_id: str) -> Path:
+        return self.folder / f"{cell_id}.safetensors"
 
     def _failure_path(self, cell_id: str) -> Path:
         return self.folder / f"{cell_id}{FAILED}"

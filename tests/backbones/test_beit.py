@@ -71,7 +71,6 @@ def test_outputs_equal_timm(size):
     with torch.no_grad():
         theirs = reference_outputs(reference, inputs)
     for mine, yours in zip(outputs(ours, inputs), theirs, strict=True):
-        print(relative_error(mine, yours.numpy()))
         assert relative_error(mine, yours.numpy()) < 1e-5
 
 
@@ -83,12 +82,13 @@ def test_gradients_equal_timm():
     weights = scalar_weights([x.detach().numpy() for x in theirs])
     expected = torch_gradients(reference, theirs, weights, NAMES)
     errors = gradient_errors(gradients(ours, inputs, weights, train=True), expected)
-    print(max(errors.items(), key=lambda item: item[1]))
     assert max(errors.values()) < 1e-5, max(errors.items(), key=lambda item: item[1])
 
 
 def test_full_size_equals_timm():
-    reference = random_timm(lambda: timm.create_model("beit_base_patch16_224", num_classes=0))
+    with torch.device("meta"):  # its own initialisation would take longer than all the rest
+        reference = timm.create_model("beit_base_patch16_224", num_classes=0)
+    reference = random_timm(lambda: reference.to_empty(device="cpu"))
     inputs = images(1, 224, 224)
     card = zoo.card("vit_b16_beit_ft_in22k")
     ours = filled(lambda: Beit(**card.arguments, rngs=nnx.Rngs(0)), reference, NAMES)
@@ -123,7 +123,6 @@ def test_trap_tables_are_resampled_as_timm_does(old, new):
     table = np.random.default_rng(0).standard_normal((entries[0], 4), np.float32)
     expected = resize_rel_pos_bias_table(torch.from_numpy(table), new, (entries[1], 4), old_window_size=old).numpy()
     mine = np.asarray(resample_relative(jnp.asarray(table), old, new))
-    print(relative_error(mine, expected))
     assert relative_error(mine, expected) < 1e-5
     np.testing.assert_array_equal(mine[-3:], table[-3:])  # the class token has no distance
 
@@ -162,7 +161,7 @@ def test_initialisation_is_distributed_as_timms():
         assert abs(mine[name].std() - theirs.std()) <= tolerance + 1e-7, name
 
 
-@pytest.mark.parametrize("name", [name for name, card in zoo.CARDS.items() if card.architecture == "beit"])
+@pytest.mark.parametrize("name", ["vit_b16_beit_ft_in22k", "vit_b16_beitv2_ft_in1k", "vit_l16_beitv2_ft_in22k"])
 def test_a_card_is_what_timms_model_is(name):
     card = zoo.card(name)
     with torch.device("meta"):

@@ -24,7 +24,9 @@ from bob_jax.backbones.eva import Eva
 from bob_jax.backbones.hiera import Hiera
 from bob_jax.backbones.layers import drop_path, drop_path_ramp
 from bob_jax.backbones.resnet import ResNet
+from bob_jax.backbones.sam_vit import SamViT
 from bob_jax.backbones.sscd import SSCD
+from bob_jax.backbones.stable_diffusion import StableDiffusionEncoder
 from bob_jax.backbones.swin_v2 import SwinV2
 from bob_jax.backbones.vit import ViT
 
@@ -59,6 +61,9 @@ TINY: dict[str, Callable[..., Backbone]] = {
     "swin_v2": lambda **more: SwinV2(
         width=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 2), window=4, input_size=64, rngs=nnx.Rngs(0), **more
     ),
+    "sam_vit": lambda **more: SamViT(
+        width=8, depth=2, num_heads=2, window=3, global_blocks=(1,), input_size=64, rngs=nnx.Rngs(0), **more
+    ),
     "hiera": lambda **more: Hiera(width=8, stages=(1, 1, 1, 1), input_size=64, rngs=nnx.Rngs(0), **more),
     "eva": lambda **more: Eva(
         **{"patch_size": 8, "width": 16, "depth": 3, "num_heads": 2, "input_size": 32, "rngs": nnx.Rngs(0), **more}
@@ -75,6 +80,16 @@ TINY: dict[str, Callable[..., Backbone]] = {
     ),
     "beit": lambda **more: Beit(
         **{"patch_size": 8, "width": 16, "depth": 3, "num_heads": 2, "input_size": 32, "rngs": nnx.Rngs(0), **more}
+    ),
+    "stable_diffusion": lambda **more: StableDiffusionEncoder(
+        vae_widths=(64,) * 4,
+        unet_widths=(64, 64),
+        num_heads=(2, 2),
+        blocks=1,
+        context_features=16,
+        input_size=64,
+        rngs=nnx.Rngs(0),
+        **more,
     ),
 }
 EVERY = pytest.mark.parametrize("name", TINY)
@@ -127,6 +142,7 @@ def test_layers_grow_in_the_order_of_computation(name):
         "conv1.kernel",
         "bn3.var",
         "stem.1.scale",
+        "vae.conv_in.kernel",
     )
     blocks = [f"blocks.{i}.attn.qkv.kernel" for i in range(4)]
     blocks += ["layer1.0.conv1.kernel", "layer1.1.bn2.var"]
@@ -135,6 +151,9 @@ def test_layers_grow_in_the_order_of_computation(name):
     blocks += [f"stages.{i}.downsample.1.kernel" for i in (1, 2, 3)]
     blocks += ["layers.0.blocks.0.attn.qkv.kernel", "layers.0.blocks.1.norm2.bias"]
     blocks += [f"layers.{i}.downsample.norm.scale" for i in (1, 2, 3)]
+    blocks += [f"vae.down_blocks.{i}.resnets.0.conv1.kernel" for i in range(4)] + ["vae.quant_conv.kernel"]
+    blocks += [f"unet.down_blocks.{i}.resnets.0.conv1.kernel" for i in range(2)]
+    blocks += ["unet.mid_block.attention.proj_in.kernel"]
     after = ("norm.scale", "fc_norm.scale", "attn_pool.latent", "attn_pool.pos_embed")
     known = parameters.flatten(model)
     assert {model.layer_of(path) for path in stem if path in known} == {0}

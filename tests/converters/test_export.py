@@ -1,5 +1,6 @@
 """Weights that go back: the original implementation, filled with what is exported, computes what ours computes."""
 
+import functools
 import re
 
 import numpy as np
@@ -38,6 +39,20 @@ MODELS = {
     "hiera": (
         {"width": 16, "num_heads": 2, "stages": (1, 2, 2, 1), "input_size": 64},
         lambda: timm.models.Hiera(img_size=(64, 64), embed_dim=16, num_heads=2, stages=(1, 2, 2, 1), num_classes=0),
+    ),
+    "sam_vit": (
+        {"width": 16, "window": 3, "global_blocks": (1,), "input_size": 64, "depth": 2, "num_heads": 2},
+        lambda: timm.models.vision_transformer_sam.VisionTransformerSAM(
+            img_size=64,
+            embed_dim=16,
+            depth=2,
+            num_heads=2,
+            num_classes=0,
+            use_rel_pos=True,
+            window_size=3,
+            global_attn_indexes=(1,),
+            norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+        ),
     ),
     "eva": (KINDS["eva02_clip"][0] | TINY, lambda: timm_eva("eva02_clip")),
     "beit": (TINY, timm_beit),

@@ -23,6 +23,7 @@ OF = {
     "convnext": references.of_convnext,
     "swin_v2": references.of_swin_v2,
     "hiera": references.of_hiera,
+    "sam_vit": references.of_sam,
     "eva": lambda model: references.of_vit(model, "timm_eva"),
     "beit": lambda model: references.of_vit(model, "timm_beit"),
     "aimv2": lambda model: references.of_vit(model, "timm_aimv2"),

@@ -52,6 +52,32 @@ def test_what_is_written_is_read(store, made):
     assert files(store) == [f"{done.cell.id}.json", f"{done.cell.id}.npz"]
 
 
+WEIGHTS = {"backbone.norm.scale": np.arange(3, dtype=np.float32), "head.kernel": np.eye(4, dtype=np.float32).T[:, 1:]}
+
+
+def test_weights_are_kept_where_they_are_given(store, made):
+    done = made[0]
+    store.write(*made)
+    assert not store.has_weights(done.cell.id)
+    with pytest.raises(BobError, match=r"no weights at .*: run the cell with --config\.keep_weights=True"):
+        store.weights(done.cell.id)
+    store.write(*made, WEIGHTS)
+    assert store.has_weights(done.cell.id)
+    found = store.weights(done.cell.id)
+    assert found.keys() == WEIGHTS.keys()
+    for name, values in WEIGHTS.items():
+        np.testing.assert_array_equal(found[name], values, strict=True)
+    assert store.read_all() == [done]
+
+
+def test_damaged_weights_are_named(store, made):
+    store.write(*made, WEIGHTS)
+    path = store.folder / f"{made[0].cell.id}.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BobError, match=rf"{path.name}: cannot be read .*: delete it"):
+        store.weights(made[0].cell.id)
+
+
 def test_records_come_in_the_order_of_their_ids(store):
     for backbone in ("b", "a", "c"):
         store.write(*simulate(backbone, n=20))
@@ -134,9 +160,9 @@ def test_outputs_that_could_not_be_paired_are_refused(store, made, change, words
     assert files(store) == []
 
 
-@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("failing", [1, 2, 3])
 def test_a_full_disk_leaves_nothing(store, made, monkeypatch, failing):
-    """ENOSPC at the examples, or between them and the record."""
+    """ENOSPC at the weights, at the examples, or between them and the record."""
     calls, fsync = [], os.fsync
 
     def full(handle):
@@ -149,7 +175,7 @@ def test_a_full_disk_leaves_nothing(store, made, monkeypatch, failing):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BobError, match=r"^cannot write .*: No space left on device; free space"):
-        store.write(*made)
+        store.write(*made, WEIGHTS)
     assert len(calls) == failing
     assert files(store) == []
 

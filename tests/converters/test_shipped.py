@@ -1,0 +1,123 @@
+"""The weights that come with the package: the bytes their cards promise, timm's function, and better than chance."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from converter_models import weights_cache  # noqa: F401
+from from_timm import FAST_COMPILE
+from PIL import Image
+from safetensors.numpy import load_file
+
+from bob_jax.backbones import zoo
+from bob_jax.data import catalog
+from bob_jax.data.on_device import normalize
+from bob_jax.errors import BobError
+from bob_jax.results.record import record_from_json
+from converters import cache, export, formats, references, sources
+from converters.__main__ import main
+from converters.receipt import TOLERANCE
+
+pytestmark = pytest.mark.usefixtures("weights_cache")
+SHIPPED = [card.name for card in zoo.CARDS.values() if card.source is not None and card.source.shipped]
+EVERY = pytest.mark.parametrize("name", SHIPPED)
+
+
+def twin_of(name: str) -> str:
+    return name.replace("_glyphs", "_random")
+
+
+def test_one_of_each_architecture_is_shipped():
+    assert SHIPPED == ["vit_nano8_glyphs", "resnet10_nano_glyphs", "convnext_nano_glyphs"]
+
+
+@EVERY
+def test_the_file_is_what_its_card_says_and_small(name):
+    card = zoo.card(name)
+    fetched = sources.fetch(card.source)
+    assert (fetched.sha256, fetched.commit) == (card.source.sha256, None)
+    assert fetched.path.stat().st_size < 1.3e6
+    assert cache.original_of(card).source == f"package://{name}.safetensors"
+
+
+@EVERY
+def test_the_record_beside_it_says_how_it_was_made(name):
+    card = zoo.card(name)
+    path = sources.shipped_path(card.source).with_suffix(".json")
+    record = record_from_json(path.read_text(), path.name)
+    assert record.cell.backbone == twin_of(name)
+    assert (record.cell.benchmark, record.cell.dataset, record.cell.protocol) == ("glyphs", "glyphs", "finetune")
+    assert record.backbone.weights_sha256 == zoo.weights_sha256(twin_of(name))
+    assert f"{100 * record.metrics['accuracy'].value:.1f}" in dict(card.scores)["glyphs top-1"]
+    twin = zoo.card(twin_of(name))
+    assert (card.architecture, card.arguments, card.preprocessing) == (
+        twin.architecture,
+        twin.arguments,
+        twin.preprocessing,
+    )
+
+
+@EVERY
+def test_it_is_a_state_dict_of_timms_and_comes_out_again_as_it_went_in(name, tmp_path):
+    import torch
+
+    card = zoo.card(name)
+    arrays = load_file(sources.shipped_path(card.source))
+    model = references.build(card).module
+    model.load_state_dict({key: torch.from_numpy(array) for key, array in arrays.items()}, strict=True)
+    export.export(card, tmp_path / "again.safetensors")
+    again = formats.read(tmp_path / "again.safetensors")
+    assert again.keys() == arrays.keys()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(again[key], array, strict=True)
+
+
+@EVERY
+def test_it_is_verified_against_timm(name, capsys):
+    assert main(["verify", name]) == 0
+    parity = cache.read_receipt(zoo.card(name)).parity
+    assert {stage.input_size for stage in parity} >= {32}
+    assert 0 < max(stage.float32 for stage in parity) <= TOLERANCE
+    assert "pooled" in capsys.readouterr().out
+
+
+def test_another_file_in_its_place_is_refused(tmp_path, monkeypatch):
+    source = zoo.card(SHIPPED[0]).source
+    for content in (None, b"other weights"):
+        if content:
+            (tmp_path / source.shipped).write_bytes(content)
+        monkeypatch.setattr(sources, "shipped_path", lambda source: tmp_path / source.shipped)
+        with pytest.raises(BobError, match=r"has sha256 \w+ where its card says \w{64}: install bob_jax anew"):
+            sources.fetch(source)
+
+
+@functools.cache
+def some_digits() -> tuple[np.ndarray, np.ndarray]:
+    """300 handwritten digits of the training split at 32 pixels, uint8, and their labels."""
+    source = catalog.load("digits", limit=300).splits["train"]
+    pictures = (Image.fromarray(example["image"]) for example in map(source.__getitem__, range(len(source))))
+    resized = [np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC)) for picture in pictures]
+    return np.stack(resized), source.labels
+
+
+def errors_of_nearest_neighbours(name: str) -> float:
+    """Share of the digits whose nearest neighbour by cosine, among 100 others, is another digit."""
+    images, labels = some_digits()
+    card, module = zoo.card(name), zoo.load(name).module
+
+    def pooled(images: jax.Array) -> jax.Array:
+        return module(normalize(images, card.preprocessing.mean, card.preprocessing.std)).pooled
+
+    features = np.asarray(jax.jit(pooled, compiler_options=FAST_COMPILE)(jnp.asarray(images)))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    nearest = np.argmax(features[100:] @ features[:100].T, axis=1)
+    return float(np.mean(labels[:100][nearest] != labels[100:]))
+
+
+@EVERY
+def test_its_features_tell_handwritten_digits_apart_better_than_its_twin(name):
+    learned, random = map(errors_of_nearest_neighbours, (name, twin_of(name)))
+    assert learned < 0.15
+    assert learned < 0.75 * random

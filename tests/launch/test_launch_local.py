@@ -1,0 +1,53 @@
+"""Which cells run, and what is kept of them; the judging itself is replaced."""
+
+import numpy as np
+import pytest
+from synthetic_records import simulate
+
+from bob_jax import grid
+from bob_jax.launch import cell as single
+from bob_jax.launch import local
+from bob_jax.results.store import Store
+from configs import digits
+
+WEIGHTS = {"head.kernel": np.ones((2, 3), np.float32)}
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The cells that were judged, in order."""
+    cells: list[grid.Cell] = []
+    dataset = single.load_dataset("digits", None, None)
+
+    def run(cell, *_):
+        cells.append(cell)
+        record, outputs = simulate(cell.backbone, n=20)
+        return single.Judged(record_as(record, cell), outputs, WEIGHTS if cell.protocol.trains_backbone else None)
+
+    def record_as(record, cell):
+        import dataclasses
+
+        return dataclasses.replace(record, cell=single.describe(cell, dataset))
+
+    monkeypatch.setattr(single, "run", run)
+    return cells
+
+
+def run(folder, keep_weights: bool) -> int:
+    config = digits.get_config("vit_nano8_random,protocol=knn+finetune")
+    config.results, config.keep_weights = str(folder), keep_weights
+    return local.run(grid.cells(config), config)
+
+
+def test_weights_are_kept_when_asked_for_also_of_a_cell_that_has_a_record(ran, tmp_path):
+    store = Store(tmp_path)
+    assert run(tmp_path, keep_weights=False) == 0
+    assert [cell.protocol.name for cell in ran] == ["knn", "finetune"]
+    ids = {record.cell.protocol: record.cell.id for record in store.read_all()}
+    assert not any(map(store.has_weights, ids.values()))
+    assert run(tmp_path, keep_weights=True) == 0
+    assert [cell.protocol.name for cell in ran[2:]] == ["finetune"]  # a frozen backbone has no weights to wait for
+    np.testing.assert_array_equal(store.weights(ids["finetune"])["head.kernel"], WEIGHTS["head.kernel"])
+    for keep_weights in (True, False):
+        assert run(tmp_path, keep_weights) == 0
+    assert len(ran) == 3
