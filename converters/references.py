@@ -5,7 +5,9 @@ so what is compared is what a user of timm would get.
 """
 
 import dataclasses
+import functools
 import importlib
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -26,6 +28,8 @@ UNPUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet50_dino": ("resnet50", {}),
     "resnet50_vicreg": ("resnet50", {}),
     "resnet50_mocov3": ("resnet50", {}),
+    "swinv2_t_midas": ("swinv2_tiny_window16_256", {}),
+    "swinv2_b_midas": ("swinv2_base_window12to24_192to384", {}),
     "vit_nano8_glyphs": (
         "vit_tiny_patch16_224",
         {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 4}
@@ -34,7 +38,7 @@ UNPUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet10_nano_glyphs": ("resnet18", {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)}),
     "convnext_nano_glyphs": ("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)}),
 }
-WRAPPERS = r"^(?:state_dict\.module\.base_encoder\.|state_dict\.|model\.)"
+WRAPPERS = r"^(?:state_dict\.module\.base_encoder\.|state_dict\.|(?:model\.)?pretrained\.model\.|model\.)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +95,16 @@ def timm_model(card: Card, **options: Any) -> Any:
     return import_library("timm").create_model(name, pretrained=False, **options).eval()
 
 
-def fill(model: Any, original: Any) -> None:
+def fill(
+    model: Any, original: Any, spared: str = "num_batches_tracked", renamed: Callable[[str], str] = lambda name: name
+) -> None:
     """Fills a timm model with original weights (`cache.Original`) by timm's own loading code.
+
+    Args:
+        model: timm's.
+        original: the weights.
+        spared: part of the names that may be missing, because no output depends on their value.
+        renamed: the model's name for what timm's loading code calls otherwise.
 
     Raises:
         BobError: parameters of the model are missing in the weights.
@@ -107,8 +119,10 @@ def fill(model: Any, original: Any) -> None:
         for name, array in formats.read(original.path).items()
     }
     translate = getattr(importlib.import_module(type(model).__module__), "checkpoint_filter_fn", None)
-    missing = model.load_state_dict(translate(state, model) if translate else state, strict=False).missing_keys
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    state = translate(state, model) if translate else state
+    state = {renamed(name): tensor for name, tensor in state.items()}
+    missing = model.load_state_dict(state, strict=False).missing_keys
+    missing = [name for name in missing if spared not in name]
     if missing:
         raise BobError(f"{original.source} does not fill timm's {type(model).__name__}: {len(missing)} missing")
 
@@ -129,7 +143,12 @@ def token_run(model: Any) -> Callable[[Any], tuple[Any, list[Any]]]:
 
 def pyramid_run(model: Any) -> Callable[[Any], tuple[Any, list[Any]]]:
     """How a timm network of four stages is run."""
-    return lambda images: (model(images), model.forward_intermediates(images, indices=4, intermediates_only=True))
+
+    def run(images: Any) -> tuple[Any, list[Any]]:
+        last, maps = model.forward_intermediates(images, indices=4)
+        return model.forward_head(last), maps
+
+    return run
 
 
 def same(model: Any, names: Iterable[str]) -> Stages:
@@ -152,11 +171,11 @@ def narrow_stem(model: Any, width: int) -> Any:
     return model.eval()
 
 
-def of_vit(model: Any) -> Reference:
-    """timm's `VisionTransformer`."""
+def of_vit(model: Any, table: str = "timm_vit") -> Reference:
+    """timm's `VisionTransformer`, or `Eva` or `Beit`, which call their parts by the same names."""
     blocks = [f"blocks.{index}" for index in range(len(model.blocks))]
     stages = same(model, ["patch_embed", "norm_pre", *blocks, "norm", "attn_pool", "fc_norm"])
-    return Reference(model, token_run(model), stages, "NHWC", "timm_vit", fill)
+    return Reference(model, token_run(model), stages, "NHWC", table, fill)
 
 
 def of_resnet(model: Any) -> Reference:
@@ -177,6 +196,43 @@ def of_clip_resnet(model: Any) -> Reference:
     ]
     pool = [("attn_pool", "head")] if hasattr(model.head, "pos_embed") else []
     return Reference(model, pyramid_run(model), (*stem, *blocks, *pool), "NCHW", "timm_clip_resnet", fill)
+
+
+def of_convnext(model: Any) -> Reference:
+    """timm's `ConvNeXt`; after loading FCMAE's encoder its last norm is the plain one that it was built with."""
+    blocks = [
+        f"stages.{stage}.blocks.{index}" for stage, part in enumerate(model.stages) for index in range(len(part.blocks))
+    ]
+    stages = same(model, ["stem.0", "stem.1", *blocks])
+    last = ("norm", "norm_pre") if same(model, ["norm_pre"]) else ("fc_norm", "head.norm")
+    return Reference(model, pyramid_run(model), (*stages, last), "NCHW", "timm_convnext", fill)
+
+
+def of_swin_v2(model: Any) -> Reference:
+    """timm's `SwinTransformerV2`."""
+    parts = [
+        [f"layers.{stage}.downsample", *(f"layers.{stage}.blocks.{index}" for index in range(len(layer.blocks)))]
+        for stage, layer in enumerate(model.layers)
+    ]
+    stages = same(model, ["patch_embed", *itertools.chain(*parts), "norm"])
+    return Reference(model, pyramid_run(model), stages, "NHWC", "timm_swin_v2", fill)
+
+
+def of_hiera(model: Any) -> Reference:
+    """timm's `Hiera`, made for one size; its blocks hold tokens in the order of windows: the maps stand for them."""
+    stages = (("patch_embed", "patch_embed"), ("norm", "head.norm"))
+    return Reference(model, pyramid_run(model), stages, "NHWC", "timm_hiera", fill)
+
+
+def of_sam(model: Any) -> Reference:
+    """timm's `VisionTransformerSAM`; its neck, behind the blocks, is where the map comes from."""
+
+    def run(images: Any) -> tuple[Any, list[Any]]:
+        features = model.forward_features(images)
+        return model.forward_head(features, pre_logits=True), [features]
+
+    blocks = [f"blocks.{index}" for index in range(len(model.blocks))]
+    return Reference(model, run, same(model, ["patch_embed", *blocks]), "NHWC", "timm_sam_vit", fill)
 
 
 def of_sscd(trunk: Any) -> Reference:
@@ -207,8 +263,25 @@ def _vit(card: Card) -> Reference:
     return reference
 
 
-def _clip_resnet(card: Card) -> Reference:
-    return of_clip_resnet(timm_model(card, num_classes=card.arguments.get("projection_dim", 0)))
+def _at_one_size(card: Card, reference: Reference) -> Reference:
+    """The reference of a card that timm builds for its own size alone."""
+    return dataclasses.replace(reference, sizes=(card.preprocessing.input_size,))
+
+
+def _convnext(card: Card) -> Reference:
+    arguments = card.arguments
+    if arguments.get("final_norm") == "before_pool":  # VICRegL, for which timm has no name
+        convnext = import_library("timm").models.convnext.ConvNeXt
+        options = {"num_classes": 0, "ls_init_value": None, "head_norm_first": True}
+        model = convnext(depths=arguments["depths"], dims=arguments["widths"], **options).eval()
+        moved = functools.partial(fill, renamed=lambda name: name.replace("head.norm.", "norm_pre."))
+        return dataclasses.replace(of_convnext(model), fill=moved)
+    reference = of_convnext(timm_model(card))
+    if arguments.get("final_norm") != "plain":
+        return reference
+    stages = tuple(pair for pair in reference.stages if pair[0] != "fc_norm")
+    plain = functools.partial(fill, spared="head.norm.")
+    return dataclasses.replace(reference, stages=stages, fill=plain, table="timm_convnext_fcmae")
 
 
 def _stable_diffusion(card: Card) -> Reference:
@@ -218,29 +291,42 @@ def _stable_diffusion(card: Card) -> Reference:
 
 
 def _sscd(card: Card) -> Reference:
-    arguments = card.arguments
     resnet = import_library("timm").models.resnet
     trunk = resnet.ResNet(
         resnet.Bottleneck,
-        arguments["stages"],
-        num_classes=arguments.get("descriptor_dim", 512),
-        cardinality=arguments.get("groups", 1),
-        base_width=arguments.get("group_width", 64),
+        card.arguments["stages"],
+        num_classes=card.arguments.get("descriptor_dim", 512),
+        cardinality=card.arguments.get("groups", 1),
+        base_width=card.arguments.get("group_width", 64),
     )
     return of_sscd(trunk)
 
 
-def of_convnext(model: Any) -> Reference:
-    """timm's `ConvNeXt`."""
-    blocks = [f"stages.{i}.blocks.{j}" for i, stage in enumerate(model.stages) for j in range(len(stage.blocks))]
-    return Reference(model, pyramid_run(model), same(model, blocks), "NCHW", "timm_convnext", fill)
+def _sam(card: Card) -> Reference:
+    import torch
+
+    norm = functools.partial(torch.nn.LayerNorm, eps=1e-6)  # the authors', where timm has 1e-5
+    # A larger input than the card's would only cost more: at a smaller one positions are resampled too.
+    return dataclasses.replace(of_sam(timm_model(card, norm_layer=norm)), sizes=(card.preprocessing.input_size, 512))
+
+
+def _stable_diffusion(card: Card) -> Reference:
+    from converters import reference_diffusion  # which builds on this module
+
+    return reference_diffusion.build(card)
 
 
 REFERENCES: dict[str, Callable[[Card], Reference]] = {
     "vit": _vit,
     "resnet": lambda card: of_resnet(narrow_stem(timm_model(card), card.arguments.get("width", 64))),
-    "convnext": lambda card: of_convnext(timm_model(card)),
-    "clip_resnet": _clip_resnet,
+    "clip_resnet": lambda card: of_clip_resnet(timm_model(card, num_classes=card.arguments.get("projection_dim", 0))),
     "sscd": _sscd,
+    "convnext": _convnext,
+    "swin_v2": lambda card: of_swin_v2(timm_model(card, strict_img_size=False)),
+    "hiera": lambda card: _at_one_size(card, of_hiera(timm_model(card))),
+    "eva": lambda card: of_vit(timm_model(card, dynamic_img_size=True), "timm_eva"),
+    "beit": lambda card: _at_one_size(card, of_vit(timm_model(card), "timm_beit")),
+    "aimv2": lambda card: of_vit(timm_model(card, dynamic_img_size=True), "timm_aimv2"),
+    "sam_vit": _sam,
     "stable_diffusion": _stable_diffusion,
 }

@@ -46,11 +46,14 @@ def recorded(module: nnx.Module, paths: Iterable[str]) -> Iterator[dict[str, Any
 
 @contextlib.contextmanager
 def recorded_torch(module: Any, paths: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The same of a `torch.nn.Module`; copies, because an activation in place may follow."""
+    """The same of a `torch.nn.Module`, of several outputs the first; copies, as an activation in place may follow."""
     seen: dict[str, Any] = {}
 
     def keep(path: str) -> Any:
-        return lambda _module, _inputs, output: seen.__setitem__(path, output.detach().clone())
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            seen[path] = (output[0] if isinstance(output, tuple) else output).detach().clone()
+
+        return hook
 
     with contextlib.ExitStack() as undo:
         for path in paths:

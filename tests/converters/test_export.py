@@ -1,5 +1,6 @@
 """Weights that go back: the original implementation, filled with what is exported, computes what ours computes."""
 
+import functools
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from converter_models import TINY_VIT, card_of, in_zoo, numpy_state, randomised, weights_cache  # noqa: F401
 from safetensors.numpy import load_file, save_file
 from test_tables import OF, VITS, clip_resnet, timm_vit
+from test_tables_eva import KINDS, TINY, timm_beit, timm_eva
 from torch_reference import import_timm
 
 from bob_jax.backbones import parameters, zoo
@@ -24,7 +26,44 @@ MODELS = {
     "vit": (TINY_VIT | VITS["siglip"][0], lambda: timm_vit(**VITS["siglip"][1])),
     "resnet": (NARROW_RESNET, lambda: timm.models.ResNet(timm.models.resnet.BasicBlock, (1, 1, 1, 1), num_classes=0)),
     "clip_resnet": ({"stages": (1, 2, 1, 1), "width": 8, "input_size": 64, "projection_dim": 32}, clip_resnet),
+    "convnext": (
+        {"depths": (1, 1, 2, 1), "widths": (8, 12, 16, 24), "input_size": 64},
+        lambda: timm.models.ConvNeXt(depths=(1, 1, 2, 1), dims=(8, 12, 16, 24), num_classes=0),
+    ),
+    "swin_v2": (
+        {"width": 16, "depths": (1, 2, 1, 1), "num_heads": (2, 2, 4, 4), "window": 4, "input_size": 64},
+        lambda: timm.models.SwinTransformerV2(
+            img_size=64, embed_dim=16, depths=(1, 2, 1, 1), num_heads=(2, 2, 4, 4), window_size=4, num_classes=0
+        ),
+    ),
+    "hiera": (
+        {"width": 16, "num_heads": 2, "stages": (1, 2, 2, 1), "input_size": 64},
+        lambda: timm.models.Hiera(img_size=(64, 64), embed_dim=16, num_heads=2, stages=(1, 2, 2, 1), num_classes=0),
+    ),
+    "sam_vit": (
+        {"width": 16, "window": 3, "global_blocks": (1,), "input_size": 64, "depth": 2, "num_heads": 2},
+        lambda: timm.models.vision_transformer_sam.VisionTransformerSAM(
+            img_size=64,
+            embed_dim=16,
+            depth=2,
+            num_heads=2,
+            num_classes=0,
+            use_rel_pos=True,
+            window_size=3,
+            global_attn_indexes=(1,),
+            norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+        ),
+    ),
+    "eva": (KINDS["eva02_clip"][0] | TINY, lambda: timm_eva("eva02_clip")),
+    "beit": (TINY, timm_beit),
+    "aimv2": (
+        {"width": 48, "depth": 2, "num_heads": 3, "input_size": 56},
+        lambda: timm.create_model(
+            "aimv2_large_patch14_224", num_classes=0, img_size=56, embed_dim=48, depth=2, num_heads=3
+        ),
+    ),
 }
+PTH = ("resnet", "clip_resnet", "beit")  # the others are written as .safetensors
 
 
 @pytest.fixture
@@ -49,13 +88,12 @@ def fine_tuned(tmp_path):
     return write
 
 
-@pytest.mark.parametrize(
-    ("architecture", "suffix"), [("vit", ".safetensors"), ("resnet", ".pth"), ("clip_resnet", ".pth")]
-)
-def test_the_original_filled_with_an_export_computes_the_same(tmp_path, monkeypatch, fine_tuned, architecture, suffix):
+@pytest.mark.parametrize("architecture", MODELS)
+def test_the_original_filled_with_an_export_computes_the_same(tmp_path, monkeypatch, fine_tuned, architecture):
     """There and back without the published file: names and shapes are asked of the implementation itself."""
     arguments, make = MODELS[architecture]
     monkeypatch.setitem(references.REFERENCES, architecture, lambda card: OF[architecture](make()))
+    suffix = ".pth" if architecture in PTH else ".safetensors"
     to = tmp_path / f"out/exported{suffix}"
     with in_zoo(card_of(architecture, arguments, f"timm_{architecture}")) as card:
         arrays, module = fine_tuned(card)
@@ -65,9 +103,9 @@ def test_the_original_filled_with_an_export_computes_the_same(tmp_path, monkeypa
     for name, leaf in parameters.flatten(again).items():
         np.testing.assert_array_equal(leaf, arrays[name])
     state = load_file(to) if suffix == ".safetensors" else torch.load(to, weights_only=True)
-    model = randomised(make())
+    model = make().eval()
     model.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()}, strict=True)
-    stages = compare(module, OF[architecture](model), [64])
+    stages = compare(module, OF[architecture](model), [arguments["input_size"]])
     assert max(stage.float32 for stage in stages) < TOLERANCE, stages
 
 

@@ -1,6 +1,7 @@
 """The user's way to trusted weights: `python -m converters`, on full-size models with random weights."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -23,6 +24,12 @@ from converters.tables import table_of
 
 timm = import_timm()
 pytestmark = pytest.mark.usefixtures("weights_cache")
+# Built from their parts: timm has no model that is named after them.
+OWN = {
+    name
+    for name, card in zoo.CARDS.items()
+    if card.source and (card.architecture in ("sscd", "stable_diffusion") or name == "convnext_xl_vicregl")
+}
 
 
 def test_full_vit_b16_clip_from_the_hub_to_a_verified_receipt(tmp_path, monkeypatch, capsys):
@@ -119,7 +126,7 @@ def test_reference_is_the_same_function(name, expected):
 def test_every_architecture_has_a_reference_and_timm_knows_its_name():
     assert set(references.REFERENCES) == set(zoo.ARCHITECTURES)
     for card in zoo.CARDS.values():
-        if card.source is not None and card.architecture != "sscd":
+        if card.source is not None and card.name not in OWN:
             assert timm.is_model(references.timm_name(card)[0]), card.name
 
 
@@ -127,7 +134,7 @@ def test_every_architecture_has_a_reference_and_timm_knows_its_name():
 def test_every_stage_of_a_reference_is_a_submodule_on_both_sides(architecture):
     """One card of each kind of pooling, built without memory; the template of an export comes from there too."""
     cards = [card for card in zoo.CARDS.values() if card.architecture == architecture and card.source]
-    for card in {card.pooling: card for card in reversed(cards)}.values():
+    for card in {(card.pooling, card.table): card for card in reversed(cards)}.values():
         module = zoo.skeleton(card.name)
         with torch.device("meta"):
             reference = references.build(card)
@@ -138,8 +145,8 @@ def test_every_stage_of_a_reference_is_a_submodule_on_both_sides(architecture):
         shapes = {name: tuple(value.shape) for name, value in reference.module.state_dict().items()}
         arrays = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in parameters.flatten(module).items()}
         exported = rules.export(arrays, table_of(reference.table), shapes, what=card.name)
-        left = {name for name in shapes if not name.endswith("num_batches_tracked")}
-        assert set(exported) == left, card.name
+        ignored = [name for name in shapes if any(re.fullmatch(one, name) for one in table_of(reference.table).ignore)]
+        assert exported.keys() == shapes.keys() - ignored and len(exported) > len(shapes) / 3, card.name
 
 
 def test_dinov2_is_verified_where_timm_resamples_no_positions():
@@ -190,10 +197,11 @@ def test_module_runs_as_a_command():
 
 def test_url_cards_name_their_publisher():
     sources = {card.name: card.source for card in zoo.CARDS.values() if card.source and card.source.url}
-    assert {name for name in sources if zoo.card(name).architecture != "sscd"} == set(references.UNPUBLISHED)
-    assert all(
-        source == WeightSource(url=source.url) and "fbaipublicfiles" in source.url for source in sources.values()
-    )
+    shipped = {card.name for card in zoo.CARDS.values() if card.source and card.source.shipped}
+    assert (sources.keys() | shipped) - OWN == set(references.UNPUBLISHED)
+    for name, source in sources.items():
+        publisher = "github.com/isl-org/MiDaS" if name.endswith("_midas") else "dl.fbaipublicfiles.com"
+        assert source == WeightSource(url=source.url) and source.url.startswith(f"https://{publisher}/"), name
 
 
 def test_relative_error_is_of_the_largest_value():

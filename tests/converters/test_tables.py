@@ -16,7 +16,18 @@ from converters.receipt import TOLERANCE
 
 timm = import_timm()
 pytestmark = pytest.mark.usefixtures("weights_cache")
-OF = {"vit": references.of_vit, "resnet": references.of_resnet, "clip_resnet": references.of_clip_resnet}
+OF = {
+    "vit": references.of_vit,
+    "resnet": references.of_resnet,
+    "clip_resnet": references.of_clip_resnet,
+    "convnext": references.of_convnext,
+    "swin_v2": references.of_swin_v2,
+    "hiera": references.of_hiera,
+    "sam_vit": references.of_sam,
+    "eva": lambda model: references.of_vit(model, "timm_eva"),
+    "beit": lambda model: references.of_vit(model, "timm_beit"),
+    "aimv2": lambda model: references.of_vit(model, "timm_aimv2"),
+}
 
 
 def check(card, model, path, side):

@@ -12,7 +12,8 @@ from torch_reference import import_timm
 
 from bob_jax.backbones import cards_eva, parameters, zoo
 from bob_jax.errors import BobError
-from converters import cache, parity, rules
+from converters import cache, parity, references, rules
+from converters.receipt import TOLERANCE
 from converters.tables import table_of
 
 timm = import_timm()
@@ -116,10 +117,9 @@ def check(card, model, path, side):
         arrays, _ = cache.convert(card, original)
         module = zoo.skeleton(card.name, dtype=np.float32)
     parameters.assign(module, arrays, where="test")
-    parity.fill(model, original)
-    images = np.random.default_rng(1).standard_normal((2, side, side, 3), np.float32)
-    errors = parity.compare(module, model, images)
-    assert max(errors.values()) < parity.TOLERANCE, errors
+    references.fill(model, original)
+    stages = parity.compare(module, references.of_vit(model), [side])
+    assert max(stage.float32 for stage in stages) < TOLERANCE, stages
 
 
 @pytest.mark.parametrize("kind", ["eva02_mim", "dinov3_plus"])
