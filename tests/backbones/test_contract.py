@@ -292,10 +292,6 @@ FULL_SIZE: dict[str, tuple[Callable[[], Backbone], float | None]] = {
         None,
     ),
     "swinv2_small_window8_256": (lambda: SwinV2(depths=(2, 2, 18, 2), rngs=nnx.Rngs(0)), None),
-    "swinv2_base_window8_256": (
-        lambda: SwinV2(width=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), rngs=nnx.Rngs(0)),
-        86.9,
-    ),
     "swinv2_large_window12to24_192to384": (
         lambda: SwinV2(width=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48), rngs=nnx.Rngs(0)),
         195.2,
