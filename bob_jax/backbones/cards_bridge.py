@@ -70,7 +70,7 @@ def _efficientnets() -> list[Card]:
 def _regnets() -> list[Card]:
     """RegNet (arXiv 2003.13678); SWAG (2201.08371) is weakly supervised by hashtags of Instagram."""
     swag: dict[str, Any] = {"method": "swag", "licence": "cc-by-nc-4.0"}
-    in12k = {"data": "ImageNet-12k", "preprocessing": RSB_INPUT}
+    in12k: dict[str, Any] = {"data": "ImageNet-12k", "preprocessing": RSB_INPUT}
     return [
         bridged("regnetx_400m_in1k", "regnetx_004.pycls_in1k", 4.8, 384, licence="mit", top1=72.48),
         bridged("regnety_400m_in1k", "regnety_004.pycls_in1k", 3.9, 440, licence="mit", top1=74.00),
@@ -81,8 +81,8 @@ def _regnets() -> list[Card]:
         bridged("regnety_16g_in12k", "regnety_160.sw_in12k", 80.6, 3024, **in12k),
         bridged("regnety_16g_in12k_ft_in1k", "regnety_160.sw_in12k_ft_in1k", 80.6, 3024,
                 **in12k | {"data": "ImageNet-12k, then ImageNet-1k"}, top1=85.60, notes="86.03 at 288."),
-        bridged("regnety_16g_swag", "regnety_160.swag_lc_in1k", 80.6, 3024, **swag, data="Instagram, 3.6 B hashtags",
-                preprocessing=TV2_INPUT, top1=83.81,
+        bridged("regnety_16g_swag", "regnety_160.swag_lc_in1k", 80.6, 3024, **swag,
+                data="Instagram, 3.6 B hashtags", preprocessing=TV2_INPUT, top1=83.81,
                 notes="The released classifier was trained on the frozen trunk: the trunk is the plain pretrained one."),
         bridged("regnety_16g_swag_ft_in1k", "regnety_160.swag_ft_in1k", 80.6, 3024, **swag,
                 data="Instagram, 3.6 B hashtags, then ImageNet-1k", preprocessing=LARGE_INPUT, top1=86.02),
@@ -95,8 +95,8 @@ def _hieras() -> list[Card]:
     return [
         bridged("hiera_b_mae", "hiera_base_224.mae", 50.8, 768, method="mae", **common,
                 notes="The descriptor is the mean of tokens after the final norm."),
-        bridged("hiera_b_mae_ft_in1k", "hiera_base_224.mae_in1k_ft_in1k", 50.8, 768, method="mae", data="ImageNet-1k, fine-tuned with its labels",
-                **common, top1=84.53),
+        bridged("hiera_b_mae_ft_in1k", "hiera_base_224.mae_in1k_ft_in1k", 50.8, 768, method="mae",
+                data="ImageNet-1k, fine-tuned with its labels", **common, top1=84.53),
     ]  # fmt: skip
 
 
