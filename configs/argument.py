@@ -3,7 +3,8 @@
     argument := item ("," item)*
     item     := BACKBONE | "all" | ("backbone" | "dataset" | "protocol" | "seed") "=" value ("+" value)*
 
-Bare items are backbones; `timm:MODEL.TAG` and what `bob backbones add` added are too. What is left out takes the benchmark's default; `all` is every value the benchmark offers.
+Bare items are backbones; `timm:MODEL.TAG` and what `bob backbones add` added are some in every benchmark. What is left
+out takes the benchmark's default; `all` is every value the benchmark offers.
 """
 
 import dataclasses

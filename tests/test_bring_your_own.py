@@ -255,4 +255,4 @@ def test_the_guides_commands_run_as_they_stand(tmp_path):
     records = [json.loads(path.read_text()) for path in sorted((tmp_path / "results/mine").glob("*.json"))]
     scores = {one["protocol"]["name"]: one["metrics"]["accuracy"]["value"] for one in records}
     assert {one["backbone"]["card"]["name"] for one in records} == {"my_net"}
-    assert scores["linear_probe"] > 0.5 and scores["knn"] > 0.3  # chance is 0.1
+    assert scores["linear_probe"] > 0.5  # chance is 0.1

@@ -109,12 +109,12 @@ def _timm_card(
     model, _, tag = target.removeprefix(TIMM).partition(".")
     known = cards_timm.changed_card_of(target if tag or not weights else f"{target}.{cards_timm.RANDOM}", changes)
     _check(known.preprocessing)
-    return dataclasses.replace(
-        known,
-        name=name or "_".join(filter(None, (model, tag))),
-        licence=licence or ("your own" if weights else known.licence),
-        **({"table": "timm", "source": _source(weights), "method": "own", "data": "unknown"} if weights else {}),
-    )
+    card = dataclasses.replace(known, name=name or "_".join(filter(None, (model, tag))))
+    if weights:
+        card = dataclasses.replace(
+            card, table="timm", source=_source(weights), method="own", data="unknown", licence="your own", notes=""
+        )
+    return dataclasses.replace(card, licence=licence) if licence else card
 
 
 def _check(preprocessing: Preprocessing) -> None:

@@ -68,7 +68,7 @@ def _read(path: Path) -> dict[str, Card]:
 
 
 def _card(name: str, fields: Mapping[str, Any]) -> Card:
-    preprocessing = {
+    preprocessing: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in fields["preprocessing"].items()
     }
     source = fields["source"] and WeightSource(**fields["source"])
@@ -98,12 +98,12 @@ def build(
         BobError: no such function, it fails, or what it returns is not a backbone.
     """
     options = {"input_size": input_size, "drop_path": drop_path, "dtype": compute_dtype(dtype), "rngs": rngs}
-    module = call(source, sha256, **options)
+    module: Any = call(source, sha256, **options)
     if not isinstance(module, nnx.Module):
         raise BobError(f"{source} returns {type(module).__name__}, not an nnx.Module")
     if lacking := [name for name in ATTRIBUTES if not hasattr(module, name)]:
         raise BobError(f"{source} returns a module without {', '.join(lacking)}: see bob_jax/backbones/base.py")
-    return module  # type: ignore[return-value]  # by its attributes
+    return module  # by its attributes, whatever its class
 
 
 def call(source: str, sha256: str = "", **offered: Any) -> Any:

@@ -284,7 +284,7 @@ def _forwarding(module: Any) -> Any:
     torch = import_torch()
     indices = _feature_indices(module)
 
-    class Forward(torch.nn.Module):  # type: ignore[name-defined, misc]
+    class Forward(torch.nn.Module):  # type: ignore[name-defined]
         gives_features = True
 
         def __init__(self) -> None:

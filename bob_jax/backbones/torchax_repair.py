@@ -120,8 +120,8 @@ def _replace_operators(torch: ModuleType, made: Any) -> None:
         for operator in operators:
             made._ops[operator] = Operator(operator, function, True, True, False, False)
     # These change a tensor in place, so they see torchax's tensors and not the arrays inside.
-    for operator, function in ((functional.batch_norm, _batch_norm), (torch.Tensor.bernoulli_, _bernoulli)):
-        made._ops[operator] = Operator(operator, function, False, True, False, False)
+    for operator, in_place in ((functional.batch_norm, _batch_norm), (torch.Tensor.bernoulli_, _bernoulli)):
+        made._ops[operator] = Operator(operator, in_place, False, True, False, False)
 
 
 def _linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
