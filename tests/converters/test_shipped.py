@@ -9,14 +9,14 @@ import pytest
 from converter_models import weights_cache  # noqa: F401
 from from_timm import FAST_COMPILE
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from bob_jax.backbones import zoo
 from bob_jax.data import catalog
 from bob_jax.data.on_device import normalize
 from bob_jax.errors import BobError
 from bob_jax.results.record import record_from_json
-from converters import cache, export, formats, references, sources
+from converters import cache, export, references, sources
 from converters.__main__ import main
 from converters.receipt import TOLERANCE
 
@@ -27,6 +27,12 @@ EVERY = pytest.mark.parametrize("name", SHIPPED)
 
 def twin_of(name: str) -> str:
     return name.replace("_glyphs", "_random")
+
+
+def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
 
 
 def test_one_of_each_architecture_is_shipped():
@@ -68,10 +74,21 @@ def test_it_is_a_state_dict_of_timms_and_comes_out_again_as_it_went_in(name, tmp
     model = references.build(card).module
     model.load_state_dict({key: torch.from_numpy(array) for key, array in arrays.items()}, strict=True)
     export.export(card, tmp_path / "again.safetensors")
-    again = formats.read(tmp_path / "again.safetensors")
-    assert again.keys() == arrays.keys()
-    for key, array in arrays.items():
-        np.testing.assert_array_equal(again[key], array, strict=True)
+    assert_equal(load_file(tmp_path / "again.safetensors"), arrays)
+
+
+@EVERY
+def test_the_weights_that_a_fine_tuning_kept_are_exported_without_their_head(name, tmp_path):
+    card = zoo.card(name)
+    kept = {f"backbone.{path}": array for path, array in cache.load(card)[0].items()}
+    save_file(
+        kept | {"head.kernel": np.ones((4, 2), np.float32), "head.bias": np.ones(2)}, tmp_path / "kept.safetensors"
+    )
+    assert (
+        main(["export", name, "--weights", str(tmp_path / "kept.safetensors"), "--to", str(tmp_path / "x.safetensors")])
+        == 0
+    )
+    assert_equal(load_file(tmp_path / "x.safetensors"), load_file(sources.shipped_path(card.source)))
 
 
 @EVERY
