@@ -1,10 +1,10 @@
-"""Printed characters drawn from matplotlib's fonts, and the small backbones that come with the package, learned from them.
+"""Printed characters drawn from matplotlib's fonts; from these the small backbones of the package have learned.
 
     python main.py --config=configs/glyphs.py
     python main.py --config=configs/glyphs.py:vit_nano8_random,protocol=knn+linear_probe
 
-Data: 18,800 / 1,880 / 1,880 images of 32 x 32 pixels, 47 classes (EMNIST's merge of letter cases); train, validation and
-test have typefaces of their own. Needs nothing but the installed packages.
+Data: 18,800 / 1,880 / 1,880 images of 32 x 32 pixels, 47 classes (EMNIST's merge of letter cases); train, validation
+and test have typefaces of their own. Needs nothing but the installed packages.
 Expected: accuracy in percent after fine-tuning of the default backbones, seed 0, in about 10 minutes on 2 CPU cores.
 
     vit_nano8_random      76.8

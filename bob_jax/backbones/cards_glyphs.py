@@ -15,14 +15,14 @@ NOTES = (
 )
 
 
-def _card(name: str, table: str, sha256: str, accuracy: float) -> Card:
+def _card(name: str, sha256: str, accuracy: float) -> Card:
     """A backbone that started as its random twin, and differs from it in the weights alone."""
     twin_name = name.replace("_glyphs", "_random")
     twin = next(card for card in RANDOM_CARDS if card.name == twin_name)
     return dataclasses.replace(
         twin,
         name=name,
-        table=table,
+        table=f"timm_{twin.architecture}",
         method="supervised",
         data="glyphs: 18,800 printed characters",
         source=WeightSource(shipped=f"{name}.safetensors", sha256=sha256),
@@ -33,14 +33,7 @@ def _card(name: str, table: str, sha256: str, accuracy: float) -> Card:
 
 
 GLYPHS_CARDS: tuple[Card, ...] = (
-    _card("vit_nano8_glyphs", "timm_vit", "e56e15f19f0f0ce1d133ded29a68aaaef1e199ddae53d2d0a1c9ce3ed1fef60b", 76.8),
-    _card(
-        "resnet10_nano_glyphs", "timm_resnet", "99e69b28eacd822a9aa200c745dd3f28fe5c04ab701f1123fe025aa7cac2f591", 87.8
-    ),
-    _card(
-        "convnext_nano_glyphs",
-        "timm_convnext",
-        "28a6373e6f58669953dda93356ebc8ed890273310c72c91c3e6053bf741c9d9a",
-        84.1,
-    ),
+    _card("vit_nano8_glyphs", "e56e15f19f0f0ce1d133ded29a68aaaef1e199ddae53d2d0a1c9ce3ed1fef60b", 76.8),
+    _card("resnet10_nano_glyphs", "99e69b28eacd822a9aa200c745dd3f28fe5c04ab701f1123fe025aa7cac2f591", 87.8),
+    _card("convnext_nano_glyphs", "28a6373e6f58669953dda93356ebc8ed890273310c72c91c3e6053bf741c9d9a", 84.1),
 )

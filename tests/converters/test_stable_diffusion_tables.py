@@ -137,7 +137,7 @@ def test_every_stage_equals_diffusers_and_the_text_transformers(hub):
     """What `python -m converters verify` compares, from the same files, old names of the attention included."""
     reference = references.build(card())
     reference.fill(reference.module, cache.original_of(card()))
-    # At 64 pixels the middle's map has one position and three values to a group: norms of three values amplify rounding.
+    # At 64 pixels the middle map has one position, three values to a group: norms of so few amplify rounding.
     stages = parity.compare(zoo.load("tiny", dtype=np.float32).module, reference, [128])
     assert max(stage.float32 for stage in stages) < TOLERANCE, stages
     names = {stage.stage for stage in stages}
