@@ -11,9 +11,10 @@ import numpy as np
 
 from bob_jax.backbones import torch_program
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.pytorch import import_library
 from bob_jax.backbones.torch_program import TIMM, Origin
-from bob_jax.backbones.torchax_repair import import_timm, import_torch
 from bob_jax.errors import BobError
+from converters.references import Reference
 from converters.rules import Rule, Table
 
 AS_IS = Table((Rule("(.*)", r"\1"),))
@@ -25,9 +26,24 @@ def is_bridged(card: Card) -> bool:
     return card.architecture in ("timm", "torch")
 
 
-def reference(card: Card, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The PyTorch module of a bridged card with these weights, as `torch_program.reference` gives it."""
-    return torch_program.reference(_origin(card), arrays)
+def reference(card: Card) -> Reference:
+    """The PyTorch module of a bridged card itself: what is compared is torchax with PyTorch, at the card's size."""
+    module = torch_program.reference(_origin(card))
+
+    def fill(module: Any, original: Any) -> None:
+        arrays = prepared(original.read(), original.table, card, what=original.source)
+        torch_program.fill(module, arrays)
+
+    return Reference(
+        module=module,
+        run=module,
+        stages=(),  # one program on both sides: its parts have no names in JAX
+        layout="NCHW",
+        table="as_is",
+        fill=fill,
+        sizes=(card.preprocessing.input_size,),
+        library="timm" if card.architecture == "timm" else "torchax",
+    )
 
 
 def _origin(card: Card) -> Origin:
@@ -73,7 +89,7 @@ def unwrapped(arrays: Mapping[str, np.ndarray], wanted: set[str]) -> dict[str, n
 
 def _through_timm(arrays: dict[str, np.ndarray], origin: Origin, card: Card, what: str) -> dict[str, np.ndarray]:
     """The state dict of timm's model, classifier removed, after timm has loaded the arrays into it."""
-    timm, torch = import_timm(), import_torch()
+    timm, torch = import_library("timm"), import_library("torch")
     model = origin.source.removeprefix(TIMM)
     hub = card.source.hub if card.source else None
     known = timm.get_pretrained_cfg(model)

@@ -8,11 +8,11 @@ import numpy as np
 
 from bob_jax.backbones import zoo
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.pytorch import import_library
 from bob_jax.backbones.stable_diffusion import CONTEXT_TOKENS, StableDiffusionEncoder
 from bob_jax.backbones.vae_encoder import LEVELS, SCALING_FACTOR
 from bob_jax.errors import BobError
 from converters.clip_text import HEAD_DIM, depth_of
-from converters.pytorch import import_library
 from converters.references import Reference, Stages
 from converters.stable_diffusion import TEXT_TOKENS, VERSIONS
 from converters.stages import recorded_torch

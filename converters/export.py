@@ -9,9 +9,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.pytorch import import_library
 from bob_jax.errors import BobError
 from converters import cache, formats, references, rules, sources
-from converters.pytorch import import_library
 from converters.tables import table_of
 
 SUFFIXES = (".safetensors", ".pth")

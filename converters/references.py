@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from bob_jax.backbones.card import Card
+from bob_jax.backbones.pytorch import import_library
 from bob_jax.errors import BobError, unknown_name
 from converters import formats
-from converters.pytorch import import_library
 
 Stages = tuple[tuple[str, str], ...]
 
@@ -310,10 +310,16 @@ def _sam(card: Card) -> Reference:
     return dataclasses.replace(of_sam(timm_model(card, norm_layer=norm)), sizes=(card.preprocessing.input_size, 512))
 
 
-def _stable_diffusion(card: Card) -> Reference:
-    from converters import reference_diffusion  # which builds on this module
+def _eva(card: Card) -> Reference:
+    # DINOv3's authors take the class token where timm takes the mean.
+    options = {"global_pool": "token"} if card.pooling == "cls" else {}
+    return of_vit(timm_model(card, dynamic_img_size=True, **options), "timm_eva")
 
-    return reference_diffusion.build(card)
+
+def _bridged(card: Card) -> Reference:
+    from converters import bridge  # which needs this module
+
+    return bridge.reference(card)
 
 
 REFERENCES: dict[str, Callable[[Card], Reference]] = {
@@ -324,9 +330,11 @@ REFERENCES: dict[str, Callable[[Card], Reference]] = {
     "convnext": _convnext,
     "swin_v2": lambda card: of_swin_v2(timm_model(card, strict_img_size=False)),
     "hiera": lambda card: _at_one_size(card, of_hiera(timm_model(card))),
-    "eva": lambda card: of_vit(timm_model(card, dynamic_img_size=True), "timm_eva"),
+    "eva": _eva,
     "beit": lambda card: _at_one_size(card, of_vit(timm_model(card), "timm_beit")),
     "aimv2": lambda card: of_vit(timm_model(card, dynamic_img_size=True), "timm_aimv2"),
     "sam_vit": _sam,
     "stable_diffusion": _stable_diffusion,
+    "timm": _bridged,
+    "torch": _bridged,
 }

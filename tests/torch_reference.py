@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from converters.pytorch import import_library
+from bob_jax.backbones.pytorch import import_library
 
 
 def import_timm() -> ModuleType:

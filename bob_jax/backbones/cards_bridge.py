@@ -68,7 +68,7 @@ def _efficientnets() -> list[Card]:
 def _regnets() -> list[Card]:
     """RegNet (arXiv 2003.13678); SWAG (2201.08371) is weakly supervised by hashtags of Instagram."""
     swag: dict[str, Any] = {"method": "swag", "licence": "cc-by-nc-4.0"}
-    in12k = {"data": "ImageNet-12k", "preprocessing": RSB_INPUT}
+    in12k: dict[str, Any] = {"data": "ImageNet-12k", "preprocessing": RSB_INPUT}
     return [
         bridged("regnetx_400m_in1k", "regnetx_004.pycls_in1k", 4.8, 384, licence="mit", top1=72.48),
         bridged("regnety_400m_in1k", "regnety_004.pycls_in1k", 3.9, 440, licence="mit", top1=74.00),

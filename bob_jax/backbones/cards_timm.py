@@ -7,8 +7,8 @@ from typing import Any
 
 from bob_jax.backbones import torch_program
 from bob_jax.backbones.card import Card, Preprocessing, WeightSource
+from bob_jax.backbones.pytorch import import_library
 from bob_jax.backbones.torch_program import TIMM, Origin
-from bob_jax.backbones.torchax_repair import import_timm
 from bob_jax.errors import BobError, unknown_name
 
 RANDOM = "random"  # the tag that stands for fresh weights
@@ -48,7 +48,7 @@ def changed_card_of(name: str, changes: Mapping[str, Any]) -> Card:
     Raises:
         BobError: timm has no such model or tag, its input is not one that the benchmark makes, or timm is missing.
     """
-    timm = import_timm()
+    timm = import_library("timm")
     model, _, tag = name.removeprefix(TIMM).partition(".")
     if not timm.is_model(model):
         raise unknown_name("timm model", model, timm.list_models())

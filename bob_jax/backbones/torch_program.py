@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bob_jax.backbones import own
-from bob_jax.backbones.torchax_repair import environment, import_timm, import_torch
+from bob_jax.backbones.pytorch import import_library
+from bob_jax.backbones.torchax_repair import environment
 from bob_jax.errors import BobError, unknown_name
 
 TIMM = "timm:"
@@ -85,7 +86,7 @@ def facts(origin: Origin) -> Facts:
     Raises:
         BobError: there is no such module, or it is not an image backbone.
     """
-    torch = import_torch()
+    torch = import_library("torch")
     device = "meta" if origin.source.startswith(TIMM) else "cpu"  # a user's function may load what it needs
     with torch.device(device), torch.no_grad():
         module = make(origin).eval()
@@ -128,7 +129,7 @@ def size(known: Facts) -> int:
 @functools.cache
 def program(origin: Origin) -> Program:
     """The module itself, built once a process; its own weights are given up, those of the backbone take their place."""
-    torch = import_torch()
+    torch = import_library("torch")
     module = make(origin)
     known = facts(origin)
     state = {*known.parameters, *known.fixed, *known.statistics}
@@ -147,7 +148,7 @@ def make(origin: Origin) -> Any:
     """
     if origin.source.startswith(TIMM):
         return make_timm(origin)
-    torch = import_torch()
+    torch = import_library("torch")
     module = own.call(origin.source, origin.sha256, drop_path=origin.drop_path)
     if not isinstance(module, torch.nn.Module):
         raise BobError(f"{origin.source} returns {type(module).__name__}, not a torch.nn.Module")
@@ -166,7 +167,7 @@ def make_timm(origin: Origin, **more: Any) -> Any:
     Raises:
         BobError: timm has no such model, or cannot build it so.
     """
-    timm = import_timm()
+    timm = import_library("timm")
     name = origin.source.removeprefix(TIMM)
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
@@ -195,24 +196,29 @@ def evaluate(
     origin: Origin, arrays: Mapping[str, np.ndarray], images: np.ndarray
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """What PyTorch itself computes with these weights: images [B, 3, H, W] -> descriptor [B, D], maps [B, C, h, w]."""
-    torch = import_torch()
+    torch = import_library("torch")
+    program = reference(origin)
+    fill(program, arrays)
     with torch.no_grad():
-        pooled, maps = reference(origin, arrays)(torch.from_numpy(np.array(images)))
+        pooled, maps = program(torch.from_numpy(np.array(images)))
     return pooled.numpy(), [x.numpy() for x in maps]
 
 
-def reference(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
+def reference(origin: Origin) -> Any:
     """The PyTorch program itself, in evaluation mode: images [B, 3, H, W] -> (descriptor [B, D], maps [B, C, h, w])."""
-    torch = import_torch()
-    module = make(origin)
+    return _forwarding(make(origin)).eval()
+
+
+def fill(reference: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Puts weights and statistics, under their PyTorch names, into what `reference` gave."""
+    torch = import_library("torch")
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-    module.load_state_dict({**module.state_dict(), **tensors})
-    return _forwarding(module).eval()
+    reference.module.load_state_dict({**reference.module.state_dict(), **tensors})
 
 
 def initial(origin: Origin, seed: int) -> dict[str, np.ndarray]:
     """Fresh weights and statistics, as the module's own constructor draws them from PyTorch's generator."""
-    torch = import_torch()
+    torch = import_library("torch")
     known = facts(origin)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -245,7 +251,7 @@ def run(
         BobError: the module does not run through torchax, or not on images of this size.
     """
     env = environment()
-    torch = import_torch()
+    torch = import_library("torch")
     from torchax.tensor import OperatorNotFound, Tensor
 
     dtype = images.dtype
@@ -281,7 +287,7 @@ def run(
 
 def _forwarding(module: Any) -> Any:
     """The module under the name `module` in one whose output is always (descriptor, maps)."""
-    torch = import_torch()
+    torch = import_library("torch")
     indices = _feature_indices(module)
 
     class Forward(torch.nn.Module):  # type: ignore[name-defined]
@@ -306,7 +312,7 @@ def _read(output: Any) -> tuple[Any, Sequence[Any]]:
     Raises:
         BobError: none of the three forms that are understood.
     """
-    torch = import_torch()
+    torch = import_library("torch")
     if isinstance(output, torch.Tensor) and output.ndim == 2:
         return output, ()
     if isinstance(output, torch.Tensor) and output.ndim == 4:
@@ -343,7 +349,7 @@ def _strides(module: Any, maps: Sequence[Any], side: int, source: str) -> tuple[
 
 def _tensors(module: Any) -> Iterable[tuple[str, Any]]:
     """Every tensor of a module by name: parameters, buffers, and what stands as a plain attribute."""
-    torch = import_torch()
+    torch = import_library("torch")
     yield from module.named_parameters()
     yield from module.named_buffers()
     for prefix, part in module.named_modules():

@@ -25,55 +25,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bob_jax.backbones.pytorch import import_library
 from bob_jax.errors import BobError
-
-INSTALL = "install them: pip install 'bob_jax[bridge]'"
-
-TORCHVISION_OPERATORS = (  # noqa: SIM905
-    "nms qnms roi_align _roi_align_backward ps_roi_align _ps_roi_align_backward roi_pool _roi_pool_backward "
-    "ps_roi_pool _ps_roi_pool_backward qroi_align deform_conv2d _deform_conv2d_backward"
-).split()
-_libraries: list[Any] = []  # a registration lasts as long as its object
-
-
-def import_torch() -> ModuleType:
-    """PyTorch.
-
-    Raises:
-        BobError: it is not installed.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise BobError(f"a PyTorch backbone needs torch, torchax and timm: {INSTALL}") from error
-    return torch
-
-
-def import_timm() -> ModuleType:
-    """timm, also beside a torch that torchvision's compiled operators do not fit (a CPU build, most often).
-
-    Then `import torchvision`, and timm with it, fails with "operator torchvision::nms does not exist". Classifiers
-    never call those operators: it is enough that their names are known.
-
-    Raises:
-        BobError: timm or torch is not installed, or does not load.
-    """
-    torch = import_torch()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about deprecations inside of timm
-        try:
-            import timm
-        except ImportError as error:
-            raise BobError(f"a timm backbone needs torch, torchax and timm: {INSTALL} ({error})") from error
-        except RuntimeError as error:
-            if "torchvision::" not in str(error):
-                raise BobError(f"timm does not load: {_first_line(error)}") from error
-            library = torch.library.Library("torchvision", "DEF")
-            _libraries.append(library)
-            for name in TORCHVISION_OPERATORS:
-                library.define(f"{name}(Tensor x) -> Tensor")
-            import timm
-    return timm
 
 
 @functools.cache
@@ -83,7 +36,7 @@ def environment() -> Any:
     Raises:
         BobError: torch or torchax is not installed.
     """
-    torch = import_torch()
+    torch = import_library("torch")
     _restore_removed_overloads(torch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -97,7 +50,7 @@ def environment() -> Any:
 def _restore_removed_overloads(torch: ModuleType) -> None:
     spec = importlib.util.find_spec("torchax")
     if spec is None or not spec.submodule_search_locations:
-        raise BobError(f"a PyTorch backbone needs torchax beside torch: {INSTALL}")
+        raise BobError("a PyTorch backbone needs torchax beside torch: pip install 'bob_jax[bridge]'")
     for file in ("amp.py", "decompositions.py"):
         text = (Path(spec.submodule_search_locations[0]) / file).read_text(encoding="utf-8")
         for operator, overload in re.findall(r"torch\.ops\.aten\.(\w+)\.(\w+)", text):

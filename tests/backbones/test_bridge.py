@@ -79,7 +79,9 @@ def filled(backbone: Bridge, seed: int = 0) -> tuple[Bridge, torch.nn.Module]:
     drawn, state = randomise(torch_program.make(backbone.origin), seed).state_dict(), parameters.flatten(backbone)
     arrays = {name: drawn[name].numpy() for name in state}
     parameters.assign(backbone, arrays, "test")
-    return backbone, torch_program.reference(backbone.origin, arrays)
+    reference = torch_program.reference(backbone.origin)
+    torch_program.fill(reference, arrays)
+    return backbone, reference
 
 
 def as_theirs(found: list[np.ndarray]) -> list[np.ndarray]:

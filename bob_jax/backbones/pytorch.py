@@ -31,8 +31,7 @@ def import_library(name: str) -> Any:
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
     except (ImportError, RuntimeError) as error:
-        packages = " ".join(dict.fromkeys(("torch", name)))
-        raise BobError(f"this needs {name}, and it cannot be imported ({error}): pip install {packages}") from error
+        raise BobError(f"this needs {name}, and it cannot be imported ({error}): {_how_to_install(name)}") from error
 
 
 def _torchvision_operators() -> Any:
@@ -47,3 +46,7 @@ def _torchvision_operators() -> Any:
         with contextlib.suppress(RuntimeError):  # this one is there
             library.define(f"{operator}(Tensor x) -> Tensor")
     return library
+
+
+def _how_to_install(name: str) -> str:
+    return "pip install 'bob_jax[bridge]'" if name in ("torch", "timm", "torchax") else f"pip install torch {name}"
