@@ -83,7 +83,7 @@ def _regnets() -> list[Card]:
                 **in12k | {"data": "ImageNet-12k, then ImageNet-1k"}, top1=85.60, notes="86.03 at 288."),
         bridged("regnety_16g_swag", "regnety_160.swag_lc_in1k", 80.6, 3024, **swag,
                 data="Instagram, 3.6 B hashtags", preprocessing=TV2_INPUT, top1=83.81,
-                notes="The released classifier was trained on the frozen trunk: the trunk is the plain pretrained one."),
+                notes="The released classifier was trained on the frozen trunk: the trunk is the pretrained one."),
         bridged("regnety_16g_swag_ft_in1k", "regnety_160.swag_ft_in1k", 80.6, 3024, **swag,
                 data="Instagram, 3.6 B hashtags, then ImageNet-1k", preprocessing=LARGE_INPUT, top1=86.02),
     ]  # fmt: skip

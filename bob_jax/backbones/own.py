@@ -103,7 +103,8 @@ def build(
         raise BobError(f"{source} returns {type(module).__name__}, not an nnx.Module")
     if lacking := [name for name in ATTRIBUTES if not hasattr(module, name)]:
         raise BobError(f"{source} returns a module without {', '.join(lacking)}: see bob_jax/backbones/base.py")
-    return module  # by its attributes, whatever its class
+    backbone: Any = module  # by its attributes, whatever its class
+    return backbone
 
 
 def call(source: str, sha256: str = "", **offered: Any) -> Any:
@@ -161,7 +162,7 @@ def function(source: str, sha256: str = "") -> Callable[..., Any]:
     if not callable(chosen):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise unknown_name(f"function in {path}", name, functions)
-    return chosen  # type: ignore[no-any-return]
+    return chosen
 
 
 @functools.cache
