@@ -29,6 +29,7 @@ SETS = {
 }
 SUBSETS = {"LAION-Aesthetic": "LAION-2B"}  # a filtered part of a set that is named too adds nothing
 UNCOUNTED = ("MiDaS", "COYO")  # sets whose publishers give no single number
+CHARACTERS = re.compile(r"([\d,]+) printed characters")
 PAIRS = re.compile(r"([\d.]+) ([MB]) (?:image-text )?pairs")  # where the text itself says how many
 
 
@@ -46,6 +47,8 @@ def images(data: str) -> int | None:
     )
     for number, unit in PAIRS.findall(data):
         total += round(float(number) * {"M": 1e6, "B": 1e9}[unit])
+    for number in CHARACTERS.findall(data):
+        total += int(number.replace(",", ""))
     return total or None
 
 

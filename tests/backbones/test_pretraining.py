@@ -17,6 +17,7 @@ from bob_jax.backbones.pretraining import images, rounded
         ("OpenAI, 400 M pairs", 400_000_000),
         ("Meta, 5.4 B image-text pairs and 22 M videos", 5_400_000_000),
         ("ImageNet-1k, then the depth data sets of MiDaS v3.1", None),
+        ("glyphs: 18,800 printed characters", 18_800),
         ("none", None),
     ],
 )
