@@ -67,17 +67,17 @@ def test_the_head_of_a_config_gives_its_command(file):
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_key_that_nothing_reads_is_an_error(file):
-    chosen = config(file)
+    chosen = config(file, "protocol=all")
     with chosen.unlocked():
         chosen.protocols.knn.temprature = 1.0
     with pytest.raises(BobError, match=r"unknown key in protocols.knn 'temprature': did you mean temperature\?"):
         grid.cells(chosen)
-    chosen = config(file)
+    chosen = config(file, "protocol=all")
     with chosen.unlocked():
         chosen.data.limits = 3
     with pytest.raises(BobError, match=r"unknown key in config.data 'limits': did you mean limit\?"):
         grid.cells(chosen)
-    chosen = config(file)
+    chosen = config(file, "protocol=all")
     del chosen.protocols.knn["k"]
     with pytest.raises(BobError, match=r"protocols.knn lacks k"):
         grid.cells(chosen)
