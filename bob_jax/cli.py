@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0, 1 when a check found problems, 2 for a mistake that one line on stderr explains, 130 after Ctrl-C.
     """
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
@@ -39,6 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def _joined(words: list[str]) -> list[str]:
+    """`backbones add` as one word, since `backbones` takes a name in the same place."""
+    return [" ".join(words[:2]), *words[2:]] if words[:2] in (["backbones", "add"], ["backbones", "remove"]) else words
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bob", description="Battle of the Backbones in JAX.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"bob_jax {__version__}")
@@ -46,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_results(commands)
     _add_backbones(commands)
+    _add_own_backbones(commands)
     _add_data(commands)
     return parser
 
@@ -68,6 +74,26 @@ def _add_backbones(commands: Any) -> None:
     command.add_argument("--max-parameters", type=float, metavar="M", help="only up to this many million parameters")
     command.add_argument("--commercial", action="store_true", help="only weights that may be used commercially")
     command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_own_backbones(commands: Any) -> None:
+    words = "try a backbone of your own and make its name known to every benchmark (docs/bring_your_own.md)"
+    command = _add(commands, "backbones add", _backbones_add, words)
+    command.add_argument("target", help="FILE.py:FUNCTION, or timm:MODEL.TAG")
+    command.add_argument("--name", help="of the backbone (that of the file, or of the model)")
+    command.add_argument("--weights", type=Path, metavar="FILE", help="its checkpoint: .safetensors, .npz or PyTorch's")
+    command.add_argument("--licence", help="of the weights")
+    how = command.add_argument_group(
+        "how its images are prepared (224 pixels, crop 0.875, bicubic, ImageNet's mean/std)"
+    )
+    how.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the square input")
+    how.add_argument("--crop-pct", type=float, metavar="SHARE", help="of the resized short side that is kept")
+    how.add_argument("--crop-mode", choices=("center", "squash"))
+    how.add_argument("--interpolation", choices=("bicubic", "bilinear"))
+    how.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels in [0, 1]")
+    how.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"))
+    command = _add(commands, "backbones remove", _backbones_remove, "forget a backbone of your own; your files stay")
+    command.add_argument("name", help="as `bob backbones add` named it")
 
 
 def _add_data(commands: Any) -> None:
@@ -119,15 +145,15 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def _backbones(arguments: argparse.Namespace) -> int:
-    from bob_jax.backbones import flops, pretraining, zoo
+    from bob_jax.backbones import flops, own, pretraining, zoo
 
     if arguments.name:
         return _backbone(arguments.name, arguments.json)
-    cards = list(zoo.CARDS.values())
+    cards = everyone = [*zoo.CARDS.values(), *own.cards().values()]
     for field in ("method", "architecture", "licence"):
         wanted = getattr(arguments, field)
         if wanted is not None:
-            if wanted not in (known := {getattr(card, field) for card in zoo.CARDS.values()}):
+            if wanted not in (known := {getattr(card, field) for card in everyone}):
                 raise unknown_name(field, wanted, known)
             cards = [card for card in cards if getattr(card, field) == wanted]
     if arguments.max_parameters is not None:
@@ -179,6 +205,31 @@ def _backbone(name: str, as_json: bool) -> int:
     print_facts({"receipt": written})
     if known.parity:
         print_table(receipt.COLUMNS, receipt.rows(known.parity))
+    return 0
+
+
+def _backbones_add(arguments: argparse.Namespace) -> int:
+    from bob_jax.backbones import bring
+
+    fields = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+    given = {field: getattr(arguments, field) for field in fields if getattr(arguments, field) is not None}
+    card, found = bring.add(
+        arguments.target,
+        name=arguments.name,
+        weights=arguments.weights,
+        preprocessing={field: tuple(value) if isinstance(value, list) else value for field, value in given.items()},
+        licence=arguments.licence,
+    )
+    print(f"{card.name} keeps the contract and is known to every benchmark now:")
+    print_facts(dataclasses.asdict(found) | {"preprocessing": dataclasses.asdict(card.preprocessing)}, "  ")
+    return 0
+
+
+def _backbones_remove(arguments: argparse.Namespace) -> int:
+    from bob_jax.backbones import bring
+
+    bring.remove(arguments.name)
+    print(f"{arguments.name} is forgotten")
     return 0
 
 

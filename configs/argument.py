@@ -3,12 +3,13 @@
     argument := item ("," item)*
     item     := BACKBONE | "all" | ("backbone" | "dataset" | "protocol" | "seed") "=" value ("+" value)*
 
-Bare items are backbones. What is left out takes the benchmark's default; `all` is every value the benchmark offers.
+Bare items are backbones; `timm:MODEL.TAG` and what `bob backbones add` added are too. What is left out takes the benchmark's default; `all` is every value the benchmark offers.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
+from bob_jax.backbones import own, zoo
 from bob_jax.errors import BobError, unknown_name
 
 KEYS = ("backbone", "dataset", "protocol", "seed")
@@ -37,7 +38,8 @@ def parse(
 
     Args:
         argument: the text after the colon; None or empty takes all defaults.
-        backbones: the names that may be asked for; `all` means all of them.
+        backbones: the names that may be asked for; `all` means all of them. The user's own backbones and
+            `timm:MODEL.TAG` are always allowed.
         datasets: likewise; all of them are the default. `folder:PATH` is always allowed.
         protocols: likewise.
         default_backbones: what runs when no backbone is named.
@@ -66,8 +68,12 @@ def _names(kind: str, given: list[str], known: Sequence[str], default: Sequence[
     if "all" in given:
         return tuple(known)
     for name in given:
-        if name not in known and not (kind == "dataset" and name.startswith("folder:")):
-            raise unknown_name(kind, name, known)
+        if name in known or (kind == "dataset" and name.startswith("folder:")):
+            continue
+        if kind == "backbone" and zoo.is_brought(name):
+            zoo.card(name)  # says what is wrong with it
+            continue
+        raise unknown_name(kind, name, [*known, *(own.cards() if kind == "backbone" else ())])
     return tuple(dict.fromkeys(given)) or tuple(default)
 
 

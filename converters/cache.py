@@ -22,7 +22,7 @@ from bob_jax.backbones import parameters, zoo
 from bob_jax.backbones.card import Card
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
-from converters import formats, rules, sources
+from converters import bridge, formats, rules, sources
 from converters.download import sha256_of
 from converters.receipt import Receipt
 from converters.tables import table_of
@@ -69,7 +69,7 @@ class Original:
 
 def path_of(card: Card) -> Path:
     """Where the converted weights of a card are kept."""
-    return cache_dir("weights") / f"{card.name}.safetensors"
+    return cache_dir("weights") / f"{card.name.replace(':', '--')}.safetensors"
 
 
 def shapes_of(card: Card) -> dict[str, tuple[int, ...]]:
@@ -183,7 +183,8 @@ def convert(card: Card, original: Original) -> tuple[dict[str, np.ndarray], Rece
         BobError: the file cannot be read, or does not fit the architecture.
     """
     what = f"{original.source} for {card.name}"
-    arrays = rules.convert(original.read(), table_of(original.table), shapes_of(card), what=what)
+    source = bridge.prepared(original.read(), original.table, card, what=what)
+    arrays = rules.convert(source, table_of(original.table), shapes_of(card), what=what)
     receipt = Receipt(
         backbone=card.name,
         card=_fingerprint(card),
@@ -213,7 +214,7 @@ def save(card: Card, arrays: Mapping[str, np.ndarray], receipt: Receipt) -> None
     path = path_of(card)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{card.name}-", dir=path.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
             written = Path(folder) / path.name
             save_file(dict(arrays), written, metadata={"receipt": receipt.to_json()})
             written.replace(path)

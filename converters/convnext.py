@@ -10,7 +10,7 @@ dense = Transform(
 
 
 def layer(source: str, target: str, weight: tuple[str, Transform] = ("scale", identity)) -> tuple[Rule, Rule]:
-    """Weight and bias of one kind of layer: the name and layout of its weight here; a norm's unless told."""
+    """Weight and bias of a kind of layer; `weight` is the name and layout of the first here, a norm's unless told."""
     name, transform = weight
     return Rule(rf"{source}\.weight", f"{target}.{name}", transform), Rule(rf"{source}\.bias", f"{target}.bias")
 

@@ -284,6 +284,33 @@ def _convnext(card: Card) -> Reference:
     return dataclasses.replace(reference, stages=stages, fill=plain, table="timm_convnext_fcmae")
 
 
+def _stable_diffusion(card: Card) -> Reference:
+    from converters import diffusers_reference  # which needs this module
+
+    return diffusers_reference.reference(card)
+
+
+def _bridged(card: Card) -> Reference:
+    """The very program that the bridge runs, run by PyTorch; it is made for one size and has no stages of ours."""
+    from converters import bridge
+
+    def fill_prepared(module: Any, original: Any) -> None:
+        arrays = bridge.prepared(original.read(), original.table, card, what=original.source)
+        module.load_state_dict(bridge.reference(card, arrays).state_dict(), strict=True)
+
+    module = bridge.reference(card, {})
+    return Reference(
+        module,
+        module,
+        (),
+        "NCHW",
+        card.table or "as_is",
+        fill_prepared,
+        sizes=(card.preprocessing.input_size,),
+        library="torchax",
+    )
+
+
 def _sscd(card: Card) -> Reference:
     resnet = import_library("timm").models.resnet
     trunk = resnet.ResNet(
@@ -304,12 +331,6 @@ def _sam(card: Card) -> Reference:
     return dataclasses.replace(of_sam(timm_model(card, norm_layer=norm)), sizes=(card.preprocessing.input_size, 512))
 
 
-def _stable_diffusion(card: Card) -> Reference:
-    from converters import reference_diffusion  # which builds on this module
-
-    return reference_diffusion.build(card)
-
-
 REFERENCES: dict[str, Callable[[Card], Reference]] = {
     "vit": _vit,
     "resnet": lambda card: of_resnet(narrow_stem(timm_model(card), card.arguments.get("width", 64))),
@@ -323,4 +344,6 @@ REFERENCES: dict[str, Callable[[Card], Reference]] = {
     "aimv2": lambda card: of_vit(timm_model(card, dynamic_img_size=True), "timm_aimv2"),
     "sam_vit": _sam,
     "stable_diffusion": _stable_diffusion,
+    "timm": _bridged,
+    "torch": _bridged,
 }

@@ -20,6 +20,7 @@ from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
 from converters.download import download, sha256_of, target_of
 
+LOCAL = "file://"
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
 
@@ -51,7 +52,7 @@ class Pin:
 
 
 def address(source: WeightSource) -> str:
-    """The source in one word: its URL, `package://file` or `hf://repository@revision/file`; in parts, without a file."""
+    """The source in one word: its URL, `package://file`, or `hf://repository@revision/file` (in parts: no file)."""
     if source.shipped:
         return f"package://{source.shipped}"
     file = "" if source.parts else f"/{source.file}"
@@ -101,6 +102,8 @@ def _fetch_parts(source: WeightSource) -> Fetched:
 def _fetch_file(source: WeightSource) -> Fetched:
     if source.shipped:
         return _shipped(source)
+    if source.url and source.url.startswith(LOCAL):
+        return _local(source)
     pin = _read_pin(source)
     if source.url:
         path, commit = download(source.url, cache_dir("weights") / "sources", sha256=source.sha256), None
@@ -134,7 +137,9 @@ def _shipped(source: WeightSource) -> Fetched:
 
 
 def cached(source: WeightSource) -> Path | None:
-    """The file of a source where it is on this machine already; None where it would have to be fetched."""
+    """The file of a source where it is on this machine already; None where it must be fetched, or is several files."""
+    if source.parts:
+        return None
     if source.shipped:
         return shipped_path(source) if shipped_path(source).exists() else None
     if source.url:
@@ -146,6 +151,17 @@ def cached(source: WeightSource) -> Path | None:
     revision = pin.commit if pin and pin.commit else source.revision
     found = try_to_load_from_cache(source.hub or "", source.file, revision=revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def _local(source: WeightSource) -> Fetched:
+    """A file of the user's own: it is pinned by the card that names it."""
+    path = Path((source.url or "").removeprefix(LOCAL))
+    if not path.is_file():
+        raise BobError(f"no weights at {path}: put them back, or remove the backbone and add it again")
+    found = sha256_of(path)
+    if source.sha256 and found != source.sha256:
+        raise BobError(f"{path} has changed since its backbone was added: remove the backbone and add it again")
+    return Fetched(path, found, None)
 
 
 def _fetch_hub(source: WeightSource, pin: Pin | None) -> tuple[Path, str]:

@@ -171,6 +171,7 @@ COMPVIS_IGNORED = (
 )
 V1: dict[str, Any] = {"activation": "quick_gelu", "padding": END}
 V2: dict[str, Any] = {"activation": "gelu", "padding": 0}
+VERSIONS = {"diffusers_sd_v1": V1, "diffusers_sd_v2": V2}  # by the names of diffusers' tables
 
 DIFFUSERS_V1, DIFFUSERS_V2 = (
     Table(

@@ -1,7 +1,20 @@
 """All key layouts by the names that cards use (`Card.table`): cards are data and import no converter."""
 
 from bob_jax.errors import unknown_name
-from converters import aimv2, beit, clip_resnet, convnext, eva, hiera, resnet, sam_vit, stable_diffusion, swin_v2, vit
+from converters import (
+    aimv2,
+    beit,
+    bridge,
+    clip_resnet,
+    convnext,
+    eva,
+    hiera,
+    resnet,
+    sam_vit,
+    stable_diffusion,
+    swin_v2,
+    vit,
+)
 from converters.rules import Table
 
 TABLES: dict[str, Table] = {
@@ -15,6 +28,8 @@ TABLES: dict[str, Table] = {
     "sscd_torchvision": resnet.SSCD_TORCHVISION,
     "sscd_classy": resnet.SSCD_CLASSY,
     "timm_clip_resnet": clip_resnet.TIMM_CLIP_RESNET,
+    "timm": bridge.AS_IS,
+    "as_is": bridge.AS_IS,
     "timm_clip_resnet_without_pool": clip_resnet.TIMM_CLIP_RESNET_WITHOUT_POOL,
     "openai_clip_resnet": clip_resnet.OPENAI_CLIP_RESNET,
     "timm_convnext": convnext.TIMM_CONVNEXT,

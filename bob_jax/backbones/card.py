@@ -34,7 +34,7 @@ class WeightSource:
         hub: repository on the hub, e.g. "timm/vit_base_patch16_224.dino".
         revision: commit, tag or branch of the hub repository.
         file: file name inside the hub repository.
-        url: direct address.
+        url: direct address; `file://` and an absolute path for a file of the user's own.
         shipped: file name in the folder `weights` beside this module.
         sha256: full digest, or its leading hexadecimal digits where only those are published.
         parts: (prefix, file) where weights are spread over several files of the hub repository, which then stand for

@@ -39,7 +39,7 @@ def _twin(
         feature_dim=feature_dim,
         pooling=arguments.get("pooling", "cls") if architecture in ("vit", "eva") else "mean",
         notes="Fresh weights from the seed, distributed as the original implementation's."
-        + (" Its running statistics are 0 and 1 until it is trained." if architecture == "resnet" else ""),
+        + (" Its running statistics are 0 and 1 until it is trained." if architecture in ("resnet", "timm") else ""),
     )
 
 
@@ -47,6 +47,8 @@ def _twins() -> list[Card]:
     rows: tuple[tuple[str, str, dict[str, Any], float, int], ...] = (
         ("resnet50_random", "resnet", R50, 23.5, 2048),
         ("resnet101_random", "resnet", R101, 42.5, 2048),
+        ("efficientnet_b0_random", "timm", {"source": "timm:efficientnet_b0"}, 4.0, 1280),
+        ("regnety_400m_random", "timm", {"source": "timm:regnety_004"}, 3.9, 440),
         ("vit_s16_random", "vit", S, 21.7, 384),
         ("vit_b16_random", "vit", B, 85.8, 768),
         ("vit_l16_random", "vit", L, 303.3, 1024),

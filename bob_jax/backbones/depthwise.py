@@ -1,7 +1,8 @@
 """Depthwise convolution that is quick on every platform.
 
-On GPU and TPU it is XLA's grouped convolution. XLA for CPU has no good code for that: there the convolution is written
-out as a sum of shifted images, about 60 times as fast forward and 20 times backward (7x7, measured with jax 0.10).
+On GPU and TPU it is XLA's grouped convolution. XLA for CPU has no good code for that, so there the convolution is
+written out as a sum of shifted images: on ConvNeXt's shapes 16 to 100 times as fast forward, and 2 to 8 times with
+gradients (7x7, float32, both in the same run on two x86 cores, jax 0.10.2, November 2026).
 """
 
 import functools
@@ -19,7 +20,7 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
         kernel: [K, K, 1, C] of the same dtype, K odd; PyTorch's layout [C, 1, K, K] transposed.
 
     Returns:
-        [B, H, W, C], in the dtype of `x`, accumulated in float32 or better.
+        [B, H, W, C], in the dtype of `x`, accumulated in float32.
     """
     return jax.lax.platform_dependent(x, kernel, cpu=_shifted, default=_grouped)
 
@@ -65,6 +66,7 @@ def _backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[
     padded, gradient32 = _padded(x, size), gradient.astype(jnp.float32)
 
     def tap(index: jax.Array) -> jax.Array:
+        # Summed in two steps: the first leaves rows of [W, C], long enough for vector instructions.
         shifted = jax.lax.dynamic_slice(padded, (0, index // size, index % size, 0), x.shape)
         return jnp.sum(jnp.sum(shifted * gradient32, axis=(0, 1)), axis=0)
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import NamedTuple
 
 import jax
@@ -12,13 +13,15 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones import parameters
+from bob_jax.backbones import cards_timm, own, parameters
 from bob_jax.backbones.aimv2 import AIMv2
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.beit import Beit
+from bob_jax.backbones.bridge import Bridge
 from bob_jax.backbones.card import Card
 from bob_jax.backbones.cards_aimv2 import AIMV2_CARDS
 from bob_jax.backbones.cards_beit import BEIT_CARDS
+from bob_jax.backbones.cards_bridge import BRIDGE_CARDS
 from bob_jax.backbones.cards_convnext import CONVNEXT_CARDS
 from bob_jax.backbones.cards_eva import EVA_CARDS
 from bob_jax.backbones.cards_generative import GENERATIVE_CARDS
@@ -54,6 +57,10 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "aimv2": AIMv2,
     "sam_vit": SamViT,
     "stable_diffusion": StableDiffusionEncoder,
+    # Not written here: timm's, and the user's own in PyTorch and in Flax.
+    "timm": Bridge,
+    "torch": Bridge,
+    "nnx": own.build,
 }
 CARDS: dict[str, Card] = {
     one.name: one
@@ -69,9 +76,11 @@ CARDS: dict[str, Card] = {
         *AIMV2_CARDS,
         *GENERATIVE_CARDS,
         *GLYPHS_CARDS,
+        *BRIDGE_CARDS,
         *RANDOM_CARDS,
     )
 }
+OWN = ("torch", "nnx")  # architectures whose fresh weights are whatever the user's function gives
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 
 
@@ -89,14 +98,24 @@ class Loaded(NamedTuple):
 
 
 def card(name: str) -> Card:
-    """The card of a backbone.
+    """The card of a backbone: one of the zoo's, one that the user added, or `timm:MODEL.TAG` for any model of timm's.
 
     Raises:
         BobError: no backbone has this name; the message names the nearest.
     """
-    if name not in CARDS:
-        raise unknown_name("backbone", name, CARDS)
-    return CARDS[name]
+    if name in CARDS:
+        return CARDS[name]
+    if name.startswith(cards_timm.TIMM):
+        return cards_timm.card_of(name)
+    added = own.cards()
+    if name not in added:
+        raise unknown_name("backbone", name, [*CARDS, *added])
+    return added[name]
+
+
+def is_brought(name: str) -> bool:
+    """Whether the name is no card's of the zoo, but the user's own or a model of timm's."""
+    return name.startswith(cards_timm.TIMM) or name in own.cards()
 
 
 def names(*, architecture: str | None = None, method: str | None = None) -> list[str]:
@@ -170,10 +189,11 @@ def load(
     """
     known = card(name)
     if known.source is None:
-        module, digest = build(name, dtype=dtype, drop_path=drop_path, seed=seed), _random_digest(known, seed)
-        placed = {path: place(leaf) for path, leaf in parameters.flatten(module).items()}
-        parameters.assign(module, placed, where=name)
-        return Loaded(module, digest)
+        fresh = build(name, dtype=dtype, drop_path=drop_path, seed=seed)
+        digest = _fresh_digest(known, fresh, seed)
+        placed = {path: place(leaf) for path, leaf in parameters.flatten(fresh).items()}
+        parameters.assign(fresh, placed, where=name)
+        return Loaded(fresh, digest)
     from converters import cache  # lazily: a random twin needs no converter
 
     placed, receipt = cache.load(known, place)
@@ -190,13 +210,20 @@ def weights_sha256(name: str, *, seed: int = 0) -> str:
     """
     known = card(name)
     if known.source is None:
-        return _random_digest(known, seed)
+        return _fresh_digest(known, build(name, seed=seed) if known.architecture in OWN else None, seed)
     from converters import cache
 
     receipt = cache.read_receipt(known) or cache.load(known)[1]
     return receipt.weights_sha256
 
 
-def _random_digest(known: Card, seed: int) -> str:
+def _fresh_digest(known: Card, fresh: Backbone | None, seed: int) -> str:
+    """Of a user's own function the values themselves, since it may load weights; else what they follow from."""
+    if fresh is not None and known.architecture in OWN:
+        from converters import cache
+
+        return cache.digest({name: np.asarray(leaf) for name, leaf in parameters.flatten(fresh).items()})
     origin = [INITIALISATION_VERSION, known.architecture, dict(known.arguments), seed]
+    if known.architecture == "timm":  # PyTorch draws them as timm says
+        origin += [version("timm"), version("torch")]
     return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()

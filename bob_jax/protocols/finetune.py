@@ -225,7 +225,8 @@ class _Trainer:
             room, _, name = path.partition(".")
             return module.num_layers if room == "head" else module.layer_of(name)
 
-        mask = optimizers.decay_mask([path for path in paths if not path.endswith("kernel")])
+        # A bridged backbone's kernels have PyTorch's name.
+        mask = optimizers.decay_mask([path for path in paths if not path.endswith(("kernel", "weight"))])
         scales = optimizers.layer_multipliers(paths, layer_of, module.num_layers, self.protocol.layer_decay)
 
         def adamw(rate: Any, decay: Any) -> optax.GradientTransformation:

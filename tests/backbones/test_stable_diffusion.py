@@ -18,7 +18,6 @@ from from_timm import (
     relative_error,
     scalar_weights,
     to_torch,
-    trained,
 )
 
 from bob_jax.backbones import parameters, zoo
@@ -35,23 +34,21 @@ TINY = {
     "context_features": 24,
     "blocks": 1,
 }
-V2 = TINY | {"blocks": 2, "unet_widths": (64, 96), "num_heads": (1, 2)}
 SMALL = TINY | {"unet_widths": (64, 96), "num_heads": (2, 3)}
-VERSIONS = {"v1": (TINY, False), "v2": (V2, True), "small": (SMALL, False)}
 
 
-def pair(version: str, **more) -> tuple[StableDiffusionEncoder, Reference]:
-    arguments, linear_projection = VERSIONS[version]
-    reference = randomised(arguments, linear_projection=linear_projection)
-    model = nnx.eval_shape(lambda: StableDiffusionEncoder(**arguments, **more, rngs=nnx.Rngs(0)))
+def pair(arguments: dict) -> tuple[StableDiffusionEncoder, Reference]:
+    reference = randomised(arguments, linear_projection=False)
+    model = nnx.eval_shape(lambda: StableDiffusionEncoder(**arguments, rngs=nnx.Rngs(0)))
     parameters.assign(model, ours(reference.state_dict().items()), "diffusers")
     return model, reference
 
 
 # 72x40: the halvings meet odd sides, 9x5 latents and 5x3 behind them.
-@pytest.mark.parametrize(("version", "size"), [("v1", (64, 64)), ("v1", (72, 40)), ("v2", (64, 32))])
-def test_outputs_equal_diffusers(version, size):
-    model, reference = pair(version)
+@pytest.mark.parametrize("size", [(64, 64), (72, 40)])
+def test_outputs_equal_diffusers(size):
+    """Version 2, two blocks a level and bfloat16 are compared where `verify` is tested."""
+    model, reference = pair(TINY)
     inputs = images(2, *size)
     with torch.no_grad():
         theirs = reference(to_torch(inputs))
@@ -62,7 +59,7 @@ def test_outputs_equal_diffusers(version, size):
 
 
 def test_gradients_equal_diffusers():
-    model, reference = pair("small")
+    model, reference = pair(SMALL)
     inputs = images(2, 64, 64)
     theirs = reference(to_torch(inputs))
     weights = scalar_weights([x.detach().numpy() for x in theirs])
@@ -77,17 +74,6 @@ def test_gradients_equal_diffusers():
         assert np.abs(none).max() < 1e-5 * np.abs(expected["vae.mid_block.attention.to_v.bias"]).max()
     errors = gradient_errors(mine, expected)
     assert max(errors.values()) < 1e-5, max(errors.items(), key=lambda item: item[1])
-
-
-def test_bfloat16_computes_close_to_float32():
-    model, reference = pair("small", dtype=jnp.bfloat16)
-    inputs = images(2, 64, 64)
-    with torch.no_grad():
-        exact = reference(to_torch(inputs))
-    low = trained(model, inputs)  # without drop path the same as an evaluation, and compiled sooner
-    assert low[0].dtype == jnp.float32 and {x.dtype for x in low[1:]} == {jnp.dtype(jnp.bfloat16)}
-    for mine, theirs in zip(low, exact, strict=True):
-        assert 0 < relative_error(mine.astype(np.float32), theirs.numpy()) < 0.03  # bfloat16 has 8 bits
 
 
 def test_drop_path_is_one_ramp_and_drops_branches_in_training_only():
@@ -136,7 +122,7 @@ def test_text_is_stored_but_never_trained():
 
 def test_text_is_attended_to():
     """What a parity test against the same text would not show if attention were uniform: another text, other maps."""
-    model, _ = pair("v1")
+    model, _ = pair(TINY)
     before = outputs(model, images(2, 64, 64))
     model.context[...] = model.context[...][::-1] * 0.5
     after = outputs(model, images(2, 64, 64))
@@ -145,7 +131,7 @@ def test_text_is_attended_to():
 
 
 def test_maps_have_no_scale_and_pooled_is_the_mean_of_the_last():
-    model, _ = pair("v1")
+    model, _ = pair(TINY)
     pooled, *maps = outputs(model, images(2, 64, 64))
     for map_ in maps:
         groups = map_.reshape(2, -1, 32, map_.shape[-1] // 32)

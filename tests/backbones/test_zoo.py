@@ -165,6 +165,7 @@ def test_non_commercial_licences_are_marked():
         "aimv2",
         "vicregl",
         "fcmae",
+        "swag",
         "fcmae+supervised",
     }
     forbid = (

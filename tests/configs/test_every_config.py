@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -30,12 +31,19 @@ def config(file: str, argument: str | None = None):
 
 
 def distinct() -> list:
-    """One backbone for each architecture, size and config: what differs only in weights traces alike."""
+    """One backbone for each architecture, size and config: what differs only in weights traces alike.
+
+    Of the bridged ones one for each family of timm's.
+    """
     seen: dict[str, tuple[str, str]] = {}
     for file in FILES:
         for name in config(file, "all").backbones:
             card = zoo.card(name)
             size = card.preprocessing.input_size
+            if card.architecture == "timm":
+                family = re.match(r"timm:[a-z_]+", card.arguments["source"])[0]
+                seen.setdefault(f"{file} {family}", (file, name))
+                continue
             seen.setdefault(json.dumps([file, card.architecture, dict(card.arguments), size]), (file, name))
     return list(seen.values())
 

@@ -1,5 +1,6 @@
 """Stable Diffusion from a hub to the zoo: several files, both key layouts, the text's embedding, and the way back."""
 
+import dataclasses
 import re
 import warnings
 
@@ -11,15 +12,14 @@ from converter_models import card_of, in_zoo, weights_cache  # noqa: F401
 from converter_models import randomised as randomised_tower
 from from_diffusers import Reference, ours, randomised
 from hub_server import serve_hub
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from bob_jax.backbones import parameters, zoo
 from bob_jax.backbones.card import WeightSource
 from bob_jax.backbones.cards_generative import PARTS
 from bob_jax.errors import BobError
-from converters import cache, parity, references, rules, sources, tables
+from converters import cache, rules, sources, tables
 from converters.__main__ import main
-from converters.receipt import TOLERANCE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -62,8 +62,8 @@ def v1():
     return published("quick_gelu", padding=49407, linear_projection=False)
 
 
-def published(activation, *, padding, linear_projection):
-    reference, tower = randomised(ARGUMENTS, linear_projection=linear_projection), text_tower(activation)
+def published(activation, *, padding, linear_projection, arguments=ARGUMENTS):
+    reference, tower = randomised(arguments, linear_projection=linear_projection), text_tower(activation)
     with torch.no_grad():
         tokens = torch.tensor([TEXT + [padding] * 73])
         reference.context.copy_(tower.double()(tokens).last_hidden_state[0])
@@ -132,23 +132,39 @@ def test_from_a_folder_on_this_machine(hub, tmp_path, v1, capsys):
     assert f"no checkpoint at {folder / PARTS[1][1]}" in capsys.readouterr().err
 
 
-def test_every_stage_equals_diffusers_and_the_text_transformers(hub):
-    """What `python -m converters verify` compares, from the same files, old names of the attention included."""
-    reference = references.build(card())
-    reference.fill(reference.module, cache.original_of(card()))
-    # At 64 pixels the middle's map has one position and three values to a group: norms of three values amplify rounding.
-    stages = parity.compare(zoo.load("tiny", dtype=np.float32).module, reference, [128])
-    assert max(stage.float32 for stage in stages) < TOLERANCE, stages
-    names = {stage.stage for stage in stages}
-    assert {"vae.mid_block.attention", "unet.down_blocks.2.attentions.1", "unet.mid_block.resnets.1"} <= names
-    assert {"pooled", "map 4", "map 64"} <= names and len(names) == len(stages) == 36
-
-
 def test_version_2_pads_with_zeros_and_has_another_activation(tmp_path):
     reference, tower = published("gelu", padding=0, linear_projection=True)
     folder = save(tmp_path / "v2", reference, tower)
     with in_zoo(card("diffusers_sd_v2")) as known:
         check(cache.convert(known, cache.original_of(known, folder))[0], reference)
+
+
+def test_verify_compares_both_implementations_stage_by_stage(tmp_path, capsys):
+    """A whole run in version 2: linear projections, another padding and activation, two blocks in each level."""
+    small = ARGUMENTS | {"vae_widths": (64,) * 4, "unet_widths": (64, 96), "num_heads": (2, 3)}
+    reference, tower = published("gelu", padding=0, linear_projection=True, arguments=small)
+    folder = save(tmp_path / "v2", reference, tower, old_names=True)
+    with in_zoo(dataclasses.replace(card("diffusers_sd_v2"), arguments=small)) as known:
+        assert main(["verify", "tiny", "--from", str(folder)]) == 0, capsys.readouterr()
+        receipt = cache.read_receipt(known)
+        exported = tmp_path / "exported.safetensors"
+        assert main(["export", "tiny", "--to", str(exported)]) == 0, capsys.readouterr()
+    assert receipt.largest_error < 1e-5
+    names = [stage.stage for stage in receipt.parity if stage.input_size == 64]
+    assert {"vae.mid_block", "unet.down_blocks.0.attentions.1.proj_out", "unet.mid_block", "pooled", "map 16"} < {
+        *names
+    }
+    assert {stage.input_size for stage in receipt.parity} == {64, 96}
+    for stage in receipt.parity[: len(names)]:
+        # Eight bits, and no more of them lost than in the original.
+        assert 0 < stage.bfloat16 < max(0.01, 1.5 * stage.bfloat16_original), stage
+    parts = {
+        f"{part}.{name}": array
+        for part in ("vae", "unet")
+        for name, array in numpy_of(getattr(reference, part)).items()
+    }
+    for name, array in load_file(exported).items():
+        np.testing.assert_array_equal(array, parts[name], err_msg=name)
 
 
 def compvis(arrays):

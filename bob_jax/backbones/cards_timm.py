@@ -1,0 +1,129 @@
+"""The card of any timm model, made from timm's own: `timm:regnety_016.tv2_in1k`, or `timm:regnety_016.random`."""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from bob_jax.backbones import torch_program
+from bob_jax.backbones.card import Card, Preprocessing, WeightSource
+from bob_jax.backbones.torch_program import TIMM, Origin
+from bob_jax.backbones.torchax_repair import import_timm
+from bob_jax.errors import BobError, unknown_name
+
+RANDOM = "random"  # the tag that stands for fresh weights
+COMMERCIAL = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc-by-4.0")
+# What a word of timm's tags says of the pretraining; the last of them that a tag has is the method.
+METHODS = {
+    "supervised": r"in1k|in12k|in21k|in22k",
+    "mae": "mae|fcmae",
+    "dino": "dino",
+    "dinov2": "lvd142m",
+    "dinov3": "lvd1689m|sat493m",
+    "mim": "mim",
+    "swag": "swag",
+    "clip": r"clip|openai|laion2b|laion400m|laiona|datacompxl|dfn2b|metaclip|merged2b",
+    "siglip": "webli",
+}
+DATA = {"in1k": "ImageNet-1k", "in12k": "ImageNet-12k", "in21k": "ImageNet-21k", "in22k": "ImageNet-22k"}
+
+
+@functools.cache
+def card_of(name: str) -> Card:
+    """The card of `timm:MODEL.TAG`; timm's tag says which weights, `random` means fresh ones.
+
+    Raises:
+        BobError: as `changed_card_of`.
+    """
+    return changed_card_of(name, {})
+
+
+def changed_card_of(name: str, changes: Mapping[str, Any]) -> Card:
+    """The same with another way to prepare the images.
+
+    Args:
+        name: `timm:MODEL.TAG`.
+        changes: fields of `Preprocessing` that differ from timm's.
+
+    Raises:
+        BobError: timm has no such model or tag, its input is not one that the benchmark makes, or timm is missing.
+    """
+    timm = import_timm()
+    model, _, tag = name.removeprefix(TIMM).partition(".")
+    if not timm.is_model(model):
+        raise unknown_name("timm model", model, timm.list_models())
+    tags = [*(known.partition(".")[2] for known in timm.list_pretrained() if known.partition(".")[0] == model), RANDOM]
+    if tag not in tags:
+        raise BobError(f"'{name}' must say which weights: {', '.join(f'{TIMM}{model}.{one}' for one in tags)}")
+    settings = timm.get_pretrained_cfg(model if tag == RANDOM else f"{model}.{tag}")
+    preprocessing = preprocessing_of(settings, name, changes)
+    source = f"{TIMM}{model}"
+    facts = torch_program.facts(Origin(source, preprocessing.input_size))
+    fresh = tag == RANDOM
+    licence = settings.license or "unknown"
+    return Card(
+        name=name,
+        architecture="timm",
+        arguments={"source": source, "input_size": preprocessing.input_size},
+        table=None if fresh else "timm",
+        method=RANDOM if fresh else _method(tag),
+        data="none" if fresh else _data(tag),
+        source=None if fresh else _weights(settings, model, tag),
+        licence="none: no weights" if fresh else licence,
+        commercial=fresh or licence in COMMERCIAL,
+        preprocessing=preprocessing,
+        parameters=round(torch_program.size(facts) / 1e6, 3),
+        feature_dim=facts.feature_dim,
+        pooling="timm's",
+        notes=""
+        if facts.strides
+        else "No feature maps: it can be probed and fine-tuned, and not put under a detector.",
+    )
+
+
+def preprocessing_of(settings: Any, name: str, changes: Mapping[str, Any]) -> Preprocessing:
+    """The evaluation input of a timm model.
+
+    Args:
+        settings: timm's `PretrainedCfg`.
+        name: of the backbone, for the message.
+        changes: fields that differ.
+
+    Raises:
+        BobError: the input is not square, has not three channels, or is made in a way that the loader does not know.
+    """
+    channels, height, width = settings.input_size
+    fields = {
+        "input_size": height,
+        "crop_pct": settings.crop_pct,
+        "interpolation": settings.interpolation,
+        "crop_mode": settings.crop_mode,
+        "mean": tuple(settings.mean),
+        "std": tuple(settings.std),
+    } | dict(changes)
+    if channels != 3 or (height != width and "input_size" not in changes):
+        raise BobError(f"{name} takes images [{channels}, {height}, {width}]: only square RGB images are made here")
+    if fields["crop_mode"] not in ("center", "squash") or fields["interpolation"] not in ("bicubic", "bilinear"):
+        raise BobError(
+            f"{name} is prepared with crop_mode={fields['crop_mode']}, interpolation={fields['interpolation']}: choose "
+            f"others that are known here with `bob backbones add {name} --crop-mode center`"
+        )
+    return Preprocessing(**fields)
+
+
+def _weights(settings: Any, model: str, tag: str) -> WeightSource:
+    if settings.hf_hub_id:
+        hub = settings.hf_hub_id
+        return WeightSource(hub=f"{hub}{model}.{tag}" if hub.endswith("/") else hub)
+    return WeightSource(url=settings.url if isinstance(settings.url, str) else settings.url[0])
+
+
+def _method(tag: str) -> str:
+    found = [method for method, words in METHODS.items() if re.search(rf"(^|_)({words})", tag)]
+    return found[-1] if found else "unknown"
+
+
+def _data(tag: str) -> str:
+    """In the order of training: `in21k_ft_in1k` is ImageNet-21k, then ImageNet-1k."""
+    found = [DATA[word] for word in tag.split("_") if word in DATA]
+    return ", then ".join(found) if found else f"as timm's tag {tag} says"
