@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from bob_jax.backbones.card import Card
 from bob_jax.backbones.pytorch import import_library
 from bob_jax.errors import BobError
-from converters import cache, formats, references, rules, sources
+from converters import bridge, cache, formats, references, rules, sources
 from converters.tables import table_of
 
 SUFFIXES = (".safetensors", ".pth")
@@ -55,6 +55,8 @@ def template(card: Card) -> tuple[dict[str, rules.Shape], str]:
     They are in the header of the published file, where that is on this machine and in the original implementation's
     own names; else the implementation itself is asked, built without memory.
     """
+    if bridge.is_bridged(card):  # PyTorch's names are ours already
+        return dict(cache.shapes_of(card)), "as_is"
     published = card.source and sources.cached(card.source)
     if published and published.suffix == ".safetensors" and card.table:
         tensors = formats.read_safetensors_header(published).tensors

@@ -161,3 +161,18 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
     assert re.search(message, printed.err), printed.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_bridged_backbone_goes_back_under_the_names_it_never_lost(tmp_path, fine_tuned):
+    name = "timm:test_efficientnet.random"
+    saved, _ = fine_tuned(zoo.card(name))
+    assert (
+        main(["export", name, "--weights", str(tmp_path / "tuned.safetensors"), "--to", str(tmp_path / "out.pth")]) == 0
+    )
+    model = timm.create_model("test_efficientnet", num_classes=0)
+    missing = model.load_state_dict(torch.load(tmp_path / "out.pth"), strict=False)
+    assert not missing.unexpected_keys
+    assert {key.rpartition(".")[2] for key in missing.missing_keys} <= {"num_batches_tracked"}
+    for key, tensor in model.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(tensor.numpy(), saved[key])
