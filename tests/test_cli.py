@@ -25,6 +25,11 @@ def run(*arguments, **options):
     return subprocess.run([BOB, *arguments], capture_output=True, text=True, check=False, **options)
 
 
+@pytest.fixture(autouse=True)
+def no_backbones_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOB_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Two folders of results in one, a failed cell among them."""
