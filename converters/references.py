@@ -268,20 +268,28 @@ def _at_one_size(card: Card, reference: Reference) -> Reference:
     return dataclasses.replace(reference, sizes=(card.preprocessing.input_size,))
 
 
+def convnext_reference(model: Any, final_norm: str) -> Reference:
+    """timm's `ConvNeXt` for weights whose final norm stands where `ConvNeXt.final_norm` says."""
+    reference = of_convnext(model)
+    if final_norm == "before_pool":  # timm's loading code has only one name for it
+        moved = functools.partial(fill, renamed=lambda name: name.replace("head.norm.", "norm_pre."))
+        return dataclasses.replace(reference, fill=moved)
+    if final_norm == "plain":
+        stages = tuple(pair for pair in reference.stages if pair[0] != "fc_norm")
+        spared = functools.partial(fill, spared="head.norm.")
+        return dataclasses.replace(reference, stages=stages, fill=spared, table="timm_convnext_fcmae")
+    return reference
+
+
 def _convnext(card: Card) -> Reference:
-    arguments = card.arguments
-    if arguments.get("final_norm") == "before_pool":  # VICRegL, for which timm has no name
+    arguments, final_norm = card.arguments, card.arguments.get("final_norm", "after_pool")
+    if final_norm == "before_pool":  # VICRegL, for which timm has no name
         convnext = import_library("timm").models.convnext.ConvNeXt
         options = {"num_classes": 0, "ls_init_value": None, "head_norm_first": True}
         model = convnext(depths=arguments["depths"], dims=arguments["widths"], **options).eval()
-        moved = functools.partial(fill, renamed=lambda name: name.replace("head.norm.", "norm_pre."))
-        return dataclasses.replace(of_convnext(model), fill=moved)
-    reference = of_convnext(timm_model(card))
-    if arguments.get("final_norm") != "plain":
-        return reference
-    stages = tuple(pair for pair in reference.stages if pair[0] != "fc_norm")
-    plain = functools.partial(fill, spared="head.norm.")
-    return dataclasses.replace(reference, stages=stages, fill=plain, table="timm_convnext_fcmae")
+    else:
+        model = timm_model(card)
+    return convnext_reference(model, final_norm)
 
 
 def _stable_diffusion(card: Card) -> Reference:

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones import parameters
-from bob_jax.backbones.base import Backbone, Features
+from bob_jax.backbones.base import BlockedBackbone, Features, patch_grid
 from bob_jax.backbones.layers import (
     Linear,
     attention,
@@ -112,7 +111,7 @@ class Block(nnx.Module):
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, rngs)
 
 
-class AIMv2(Backbone):
+class AIMv2(BlockedBackbone):
     """AIMv2's image encoder.
 
     Any input works whose sides are divisible by the patch size: the position table is resampled inside the call
@@ -173,24 +172,11 @@ class AIMv2(Backbone):
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> Features:
         """Features of [B, H, W, 3] images; `pooled` is [B, C] float32, the map [B, H/p, W/p, C] in `dtype`."""
-        batch, height, width, _ = images.shape
-        if height % self.patch_size or width % self.patch_size:
-            raise BobError(
-                f"AIMv2: input of {height}x{width} pixels is not divisible by the patch size {self.patch_size}: "
-                f"resize the images to a multiple of it, e.g. {self.input_size}"
-            )
-        grid = height // self.patch_size, width // self.patch_size
+        batch = len(images)
+        grid = patch_grid(images, self.patch_size, self)
         x = self.patch_embed(images).reshape(batch, -1, self.width)
         x = x + resample_positions(self.pos_embed[...], self.grid, grid, num_prefix_tokens=0).astype(x.dtype)
         for block in self.blocks:
             x = block(x, rngs=rngs)
         x = self.norm(x)
         return Features(jnp.mean(x, axis=1, dtype=jnp.float32), (x.reshape(batch, *grid, self.width),))
-
-    def layer_of(self, path: str) -> int:
-        """The layer of a parameter for learning-rate decay; see the class."""
-        parameters.variable(self, path)
-        part, _, rest = path.partition(".")
-        if part == "blocks":
-            return int(rest.partition(".")[0]) + 1
-        return self.num_layers - 1 if part == "norm" else 0

@@ -7,6 +7,11 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
+from bob_jax.backbones import parameters
+from bob_jax.errors import BobError
+
+AFTER_BLOCKS = ("norm", "fc_norm", "attn_pool", "neck")  # parts of a `BlockedBackbone`
+
 
 class Features(NamedTuple):
     """What a backbone says about a batch of images.
@@ -60,3 +65,33 @@ class Backbone(nnx.Module):
         Raises:
             KeyError: this architecture has no such parameter.
         """
+
+
+class BlockedBackbone(Backbone):
+    """Base of those whose depth is one list, `blocks`: block i is layer i + 1, what stands before it 0.
+
+    What stands behind the blocks belongs to the last one.
+    """
+
+    def layer_of(self, path: str) -> int:
+        """The layer of a parameter for learning-rate decay; see the class."""
+        parameters.variable(self, path)
+        part, _, rest = path.partition(".")
+        if part == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        return self.num_layers - 1 if part in AFTER_BLOCKS else 0
+
+
+def patch_grid(images: jax.Array, patch_size: int, backbone: Backbone) -> tuple[int, int]:
+    """Rows and columns of patches in [B, H, W, 3] images.
+
+    Raises:
+        BobError: the patch size does not divide both sides.
+    """
+    height, width = images.shape[1:3]
+    if height % patch_size or width % patch_size:
+        raise BobError(
+            f"{type(backbone).__name__}: input of {height}x{width} pixels is not divisible by the patch size "
+            f"{patch_size}: resize the images to a multiple of it, e.g. {backbone.input_size}"
+        )
+    return height // patch_size, width // patch_size

@@ -12,8 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones import parameters
-from bob_jax.backbones.base import Backbone, Features
+from bob_jax.backbones.base import BlockedBackbone, Features, patch_grid
 from bob_jax.backbones.layers import (
     LayerNorm,
     LayerScale,
@@ -166,7 +165,7 @@ class Block(nnx.Module):
         return x + drop_path(self.ls2(self.mlp(self.norm2(x))), self.drop_path, rngs)
 
 
-class Beit(Backbone):
+class Beit(BlockedBackbone):
     """BEiT.
 
     Any input works whose sides are divisible by the patch size: each block's bias table is resampled inside the call,
@@ -235,13 +234,8 @@ class Beit(Backbone):
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> Features:
         """Features of [B, H, W, 3] images; `pooled` is [B, C] float32, the map [B, H/p, W/p, C] in `dtype`."""
-        batch, height, width, _ = images.shape
-        if height % self.patch_size or width % self.patch_size:
-            raise BobError(
-                f"BEiT: input of {height}x{width} pixels is not divisible by the patch size {self.patch_size}: "
-                f"resize the images to a multiple of it, e.g. {self.input_size}"
-            )
-        grid = height // self.patch_size, width // self.patch_size
+        batch = len(images)
+        grid = patch_grid(images, self.patch_size, self)
         patches = self.patch_embed(images).reshape(batch, -1, self.width)
         class_token = jnp.broadcast_to(self.cls_token[...].astype(patches.dtype), (batch, 1, self.width))
         x = jnp.concatenate([class_token, patches], axis=1)
@@ -250,11 +244,3 @@ class Beit(Backbone):
         patches = x[:, 1:]
         pooled = self.fc_norm(jnp.mean(patches, axis=1, dtype=jnp.float32))
         return Features(pooled.astype(jnp.float32), (patches.reshape(batch, *grid, self.width),))
-
-    def layer_of(self, path: str) -> int:
-        """The layer of a parameter for learning-rate decay; see the class."""
-        parameters.variable(self, path)
-        part, _, rest = path.partition(".")
-        if part == "blocks":
-            return int(rest.partition(".")[0]) + 1
-        return self.num_layers - 1 if part == "fc_norm" else 0

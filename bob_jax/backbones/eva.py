@@ -14,8 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones import parameters
-from bob_jax.backbones.base import Backbone, Features
+from bob_jax.backbones.base import BlockedBackbone, Features, patch_grid
 from bob_jax.backbones.beit import branch_init, split_heads
 from bob_jax.backbones.layers import (
     LayerNorm,
@@ -153,7 +152,7 @@ class Block(nnx.Module):
         return x + drop_path(branch if self.ls2 is None else self.ls2(branch), self.drop_path, rngs)
 
 
-class Eva(Backbone):
+class Eva(BlockedBackbone):
     """Vision Transformer with a class token and rotary positions.
 
     Any input works whose sides are divisible by the patch size: rotary positions are computed for its grid, a learned
@@ -275,13 +274,8 @@ class Eva(Backbone):
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> Features:
         """Features of [B, H, W, 3] images; `pooled` is [B, C] float32, the map [B, H/p, W/p, C] in `dtype`."""
-        batch, height, width, _ = images.shape
-        if height % self.patch_size or width % self.patch_size:
-            raise BobError(
-                f"Eva: input of {height}x{width} pixels is not divisible by the patch size {self.patch_size}: "
-                f"resize the images to a multiple of it, e.g. {self.input_size}"
-            )
-        grid = height // self.patch_size, width // self.patch_size
+        batch = len(images)
+        grid = patch_grid(images, self.patch_size, self)
         tables = self.rotary.tables(grid, self.grid, self.head_dim, self.num_prefix_tokens)
         x = self._embed(self.patch_embed(images))
         if self.norm_pre is not None:
@@ -293,14 +287,6 @@ class Eva(Backbone):
         pooled = self._pool(x)
         patches = x[:, self.num_prefix_tokens :].reshape(batch, *grid, self.width)
         return Features(pooled.astype(jnp.float32), (patches,))
-
-    def layer_of(self, path: str) -> int:
-        """The layer of a parameter for learning-rate decay; see the class."""
-        parameters.variable(self, path)
-        part, _, rest = path.partition(".")
-        if part == "blocks":
-            return int(rest.partition(".")[0]) + 1
-        return self.num_layers - 1 if part in ("norm", "fc_norm", "attn_pool") else 0
 
     def _embed(self, patches: jax.Array) -> jax.Array:
         """[B, h, w, C] patch embeddings to [B, N, C] tokens: class token, registers, patches."""

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones import parameters
-from bob_jax.backbones.base import Backbone, Features
+from bob_jax.backbones.base import BlockedBackbone, Features
 from bob_jax.backbones.layers import (
     LayerNorm,
     Linear,
@@ -141,7 +140,7 @@ class Block(nnx.Module):
                 dense.bias = nnx.Param(jnp.full(dense.kernel.shape[-1], BIAS))
 
 
-class Hiera(Backbone):
+class Hiera(BlockedBackbone):
     """Hiera with four feature maps of strides 4, 8, 16 and 32, the outputs of the stages as they are.
 
     `pooled` is the mean over the last map, then `norm`. Attention is inside windows of 8 x 8 and 4 x 4 tokens in the
@@ -236,11 +235,3 @@ class Hiera(Backbone):
                 maps.append(x)
         pooled = self.norm(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
         return Features(pooled.astype(jnp.float32), tuple(maps))
-
-    def layer_of(self, path: str) -> int:
-        """The layer of a parameter for learning-rate decay; see the class."""
-        parameters.variable(self, path)
-        part, _, rest = path.partition(".")
-        if part == "blocks":
-            return int(rest.partition(".")[0]) + 1
-        return self.num_layers - 1 if part == "norm" else 0

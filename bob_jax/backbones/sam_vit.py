@@ -12,8 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones import parameters
-from bob_jax.backbones.base import Backbone, Features
+from bob_jax.backbones.base import BlockedBackbone, Features, patch_grid
 from bob_jax.backbones.layers import (
     LayerNorm,
     Linear,
@@ -127,7 +126,7 @@ class Block(nnx.Module):
         return to_map(windows, rows, columns)[:, :height, :width]
 
 
-class SamViT(Backbone):
+class SamViT(BlockedBackbone):
     """Image encoder of Segment Anything: one feature map of stride 16, the output of the neck, 256 channels wide.
 
     `pooled` is the mean over that map. Input of any size works whose sides are divisible by 16: absolute positions are
@@ -204,27 +203,14 @@ class SamViT(Backbone):
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> Features:
         """Features of [B, H, W, 3] images; `pooled` is [B, 256] float32, the map [B, H/16, W/16, 256] in `dtype`."""
-        _, height, width, _ = images.shape
-        if height % PATCH_SIZE or width % PATCH_SIZE:
-            raise BobError(
-                f"SamViT: input of {height}x{width} pixels is not divisible by the patch size {PATCH_SIZE}: "
-                f"resize the images to a multiple of it, e.g. {self.input_size}"
-            )
+        grid = patch_grid(images, PATCH_SIZE, self)
         x = self.patch_embed(images)
-        x = x + self._positions((x.shape[1], x.shape[2])).astype(x.dtype)
+        x = x + self._positions(grid).astype(x.dtype)
         for block in self.blocks:
             x = block(x, rngs=rngs)
         for layer in self.neck:
             x = layer(x)
         return Features(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), (x,))
-
-    def layer_of(self, path: str) -> int:
-        """The layer of a parameter for learning-rate decay; see the class."""
-        parameters.variable(self, path)
-        part, _, rest = path.partition(".")
-        if part == "blocks":
-            return int(rest.partition(".")[0]) + 1
-        return self.num_layers - 1 if part == "neck" else 0
 
     def _positions(self, grid: tuple[int, int]) -> jax.Array:
         """[1, h, w, C] for another grid."""

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from bob_jax.backbones import parameters
-from bob_jax.backbones.base import Backbone, Features
+from bob_jax.backbones.base import Backbone, Features, patch_grid
 from bob_jax.backbones.layers import LayerNorm, Linear, Mlp, compute_dtype, drop_path, drop_path_ramp
 from bob_jax.backbones.vit import PatchEmbed
 from bob_jax.backbones.windows import to_map, to_windows
@@ -322,12 +322,7 @@ class SwinV2(Backbone):
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> Features:
         """Features of [B, H, W, 3] images; `pooled` is [B, D] float32, the maps are in `dtype`."""
-        _, height, width, _ = images.shape
-        if height % PATCH_SIZE or width % PATCH_SIZE:
-            raise BobError(
-                f"SwinV2: input of {height}x{width} pixels is not divisible by the patch size {PATCH_SIZE}: "
-                f"resize the images to a multiple of it, e.g. {self.input_size}"
-            )
+        patch_grid(images, PATCH_SIZE, self)
         x = self.patch_embed(images)
         maps = []
         for stage in self.layers:

@@ -12,8 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones import parameters
-from bob_jax.backbones.base import Backbone, Features
+from bob_jax.backbones.base import BlockedBackbone, Features, patch_grid
 from bob_jax.backbones.layers import (
     Fixed,
     GatedMlp,
@@ -135,7 +134,7 @@ class Block(nnx.Module):
         return x + drop_path(branch if self.ls2 is None else self.ls2(branch), self.drop_path, rngs)
 
 
-class ViT(Backbone):
+class ViT(BlockedBackbone):
     """Vision Transformer.
 
     Any input works whose sides are divisible by the patch size: the position table is resampled inside the call.
@@ -246,12 +245,7 @@ class ViT(Backbone):
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> Features:
         """Features of [B, H, W, 3] images; `pooled` is [B, C] float32, the map [B, H/p, W/p, C] in `dtype`."""
-        batch, height, width, _ = images.shape
-        if height % self.patch_size or width % self.patch_size:
-            raise BobError(
-                f"ViT: input of {height}x{width} pixels is not divisible by the patch size {self.patch_size}: "
-                f"resize the images to a multiple of it, e.g. {self.input_size}"
-            )
+        grid = patch_grid(images, self.patch_size, self)
         x = self._embed(self.patch_embed(images))
         if self.norm_pre is not None:
             x = self.norm_pre(x)
@@ -261,16 +255,7 @@ class ViT(Backbone):
             x = self.norm(x)
         patches = x[:, self.num_prefix_tokens :]
         pooled = self._pool(x, patches)
-        grid = patches.reshape(batch, height // self.patch_size, width // self.patch_size, self.width)
-        return Features(pooled.astype(jnp.float32), (grid,))
-
-    def layer_of(self, path: str) -> int:
-        """The layer of a parameter for learning-rate decay; see the class."""
-        parameters.variable(self, path)
-        part, _, rest = path.partition(".")
-        if part == "blocks":
-            return int(rest.partition(".")[0]) + 1
-        return self.num_layers - 1 if part in ("norm", "fc_norm", "attn_pool") else 0
+        return Features(pooled.astype(jnp.float32), (patches.reshape(-1, *grid, self.width),))
 
     def _embed(self, patches: jax.Array) -> jax.Array:
         """[B, h, w, C] patch embeddings to [B, N, C] tokens with positions: class token, registers, patches."""
