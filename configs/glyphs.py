@@ -19,7 +19,7 @@ What these three have learned is `vit_nano8_glyphs`, `resnet10_nano_glyphs` and 
     python -m converters export NAME_glyphs --weights results/glyphs/*NAME*.safetensors --to NAME_glyphs.safetensors
 
 with the record `results/glyphs/*NAME*.json` as `NAME_glyphs.json` beside it; the sha256 of the first file goes into
-`bob_jax/backbones/cards_glyphs.py`. (The second command needs timm and torch, for the reference's names.)
+`bob_jax/backbones/cards/glyphs.py`. (The second command needs timm and torch, for the reference's names.)
 Another processor or another version of Pillow, FreeType or JAX rounds otherwise: the files will be as good, but not the
 same to the last bit.
 """

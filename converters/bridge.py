@@ -14,7 +14,7 @@ from bob_jax.backbones.card import Card
 from bob_jax.backbones.pytorch import import_library
 from bob_jax.backbones.torch_program import TIMM, Origin
 from bob_jax.errors import BobError
-from converters.references import Reference
+from converters.reference import Reference
 from converters.rules import Rule, Table
 
 AS_IS = Table((Rule("(.*)", r"\1"),))

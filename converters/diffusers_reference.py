@@ -13,7 +13,7 @@ from bob_jax.backbones.stable_diffusion import CONTEXT_TOKENS, StableDiffusionEn
 from bob_jax.backbones.vae_encoder import LEVELS, SCALING_FACTOR
 from bob_jax.errors import BobError
 from converters.clip_text import HEAD_DIM, depth_of
-from converters.references import Reference, Stages
+from converters.reference import Reference, Stages
 from converters.stable_diffusion import TEXT_TOKENS, VERSIONS
 from converters.stages import recorded_torch
 

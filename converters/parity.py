@@ -18,7 +18,7 @@ from bob_jax.backbones.card import Card
 from bob_jax.errors import BobError
 from converters import cache, references
 from converters.receipt import Receipt, StageError
-from converters.references import Reference
+from converters.reference import Reference
 from converters.stages import recorded, recorded_torch
 
 Outputs = dict[str, np.ndarray]

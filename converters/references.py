@@ -10,16 +10,15 @@ import importlib
 import itertools
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from bob_jax.backbones.card import Card
 from bob_jax.backbones.pytorch import import_library
 from bob_jax.errors import BobError, unknown_name
-from converters import formats
-
-Stages = tuple[tuple[str, str], ...]
+from converters import bridge, diffusers_reference, formats
+from converters.reference import Reference, Stages
 
 # What timm calls the architectures whose weights it does not publish.
 UNPUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,31 +38,6 @@ UNPUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "convnext_nano_glyphs": ("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)}),
 }
 WRAPPERS = r"^(?:state_dict\.module\.base_encoder\.|state_dict\.|(?:model\.)?pretrained\.model\.|model\.)"
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """The original implementation of a card.
-
-    Attributes:
-        module: a `torch.nn.Module` in evaluation mode.
-        run: images [B, 3, H, W] -> descriptor [B, D] and maps [B, C, h, w], finest first.
-        stages: pairs (ours, theirs) of dotted paths whose outputs are the same, in the order of computation.
-        layout: of the four-dimensional outputs at their stages; tokens [B, N, C] are our maps [B, h, w, C] row by row.
-        table: key layout of the module's state dict, a name in `tables.TABLES`.
-        fill: puts original weights (`cache.Original`) into the module, by the original's own loading code.
-        sizes: sides of the images to compare on, the receipt's first; None for the card's and a larger one.
-        library: that the implementation comes from, for the receipt.
-    """
-
-    module: Any
-    run: Callable[[Any], tuple[Any, list[Any]]]
-    stages: Stages
-    layout: Literal["NCHW", "NHWC"]
-    table: str
-    fill: Callable[[Any, Any], None]
-    sizes: tuple[int, ...] | None = None
-    library: str = "timm"
 
 
 def build(card: Card) -> Reference:
@@ -292,12 +266,6 @@ def _convnext(card: Card) -> Reference:
     return convnext_reference(model, final_norm)
 
 
-def _stable_diffusion(card: Card) -> Reference:
-    from converters import diffusers_reference  # which needs this module
-
-    return diffusers_reference.reference(card)
-
-
 def _sscd(card: Card) -> Reference:
     resnet = import_library("timm").models.resnet
     trunk = resnet.ResNet(
@@ -324,12 +292,6 @@ def _eva(card: Card) -> Reference:
     return of_vit(timm_model(card, dynamic_img_size=True, **options), "timm_eva")
 
 
-def _bridged(card: Card) -> Reference:
-    from converters import bridge  # which needs this module
-
-    return bridge.reference(card)
-
-
 REFERENCES: dict[str, Callable[[Card], Reference]] = {
     "vit": _vit,
     "resnet": lambda card: of_resnet(narrow_stem(timm_model(card), card.arguments.get("width", 64))),
@@ -342,7 +304,7 @@ REFERENCES: dict[str, Callable[[Card], Reference]] = {
     "beit": lambda card: _at_one_size(card, of_vit(timm_model(card), "timm_beit")),
     "aimv2": lambda card: of_vit(timm_model(card, dynamic_img_size=True), "timm_aimv2"),
     "sam_vit": _sam,
-    "stable_diffusion": _stable_diffusion,
-    "timm": _bridged,
-    "torch": _bridged,
+    "stable_diffusion": diffusers_reference.reference,
+    "timm": bridge.reference,
+    "torch": bridge.reference,
 }

@@ -9,8 +9,9 @@ from typing import Any
 
 from flax import nnx
 
-from bob_jax.backbones import cards_timm, contract, own, torch_program, zoo
+from bob_jax.backbones import contract, own, torch_program, zoo
 from bob_jax.backbones.card import Card, Preprocessing, WeightSource
+from bob_jax.backbones.cards import any_timm
 from bob_jax.backbones.layers import compute_dtype
 from bob_jax.backbones.torch_program import TIMM
 from bob_jax.errors import BobError, unknown_name
@@ -107,7 +108,7 @@ def _timm_card(
     target: str, name: str | None, weights: Path | None, changes: dict[str, Any], licence: str | None
 ) -> Card:
     model, _, tag = target.removeprefix(TIMM).partition(".")
-    known = cards_timm.changed_card_of(target if tag or not weights else f"{target}.{cards_timm.RANDOM}", changes)
+    known = any_timm.changed_card_of(target if tag or not weights else f"{target}.{any_timm.RANDOM}", changes)
     _check(known.preprocessing)
     card = dataclasses.replace(known, name=name or "_".join(filter(None, (model, tag))))
     if weights:

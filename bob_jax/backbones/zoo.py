@@ -13,25 +13,26 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones import cards_timm, own, parameters
+from bob_jax.backbones import own, parameters
 from bob_jax.backbones.aimv2 import AIMv2
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.beit import Beit
 from bob_jax.backbones.bridge import Bridge
 from bob_jax.backbones.card import Card
-from bob_jax.backbones.cards_aimv2 import AIMV2_CARDS
-from bob_jax.backbones.cards_beit import BEIT_CARDS
-from bob_jax.backbones.cards_bridge import BRIDGE_CARDS
-from bob_jax.backbones.cards_convnext import CONVNEXT_CARDS
-from bob_jax.backbones.cards_eva import EVA_CARDS
-from bob_jax.backbones.cards_generative import GENERATIVE_CARDS
-from bob_jax.backbones.cards_glyphs import GLYPHS_CARDS
-from bob_jax.backbones.cards_hiera import HIERA_CARDS
-from bob_jax.backbones.cards_random import RANDOM_CARDS
-from bob_jax.backbones.cards_resnet import RESNET_CARDS
-from bob_jax.backbones.cards_sam import SAM_CARDS
-from bob_jax.backbones.cards_swin import SWIN_CARDS
-from bob_jax.backbones.cards_vit import VIT_CARDS
+from bob_jax.backbones.cards import any_timm
+from bob_jax.backbones.cards.aimv2 import AIMV2_CARDS
+from bob_jax.backbones.cards.beit import BEIT_CARDS
+from bob_jax.backbones.cards.bridge import BRIDGE_CARDS
+from bob_jax.backbones.cards.convnext import CONVNEXT_CARDS
+from bob_jax.backbones.cards.eva import EVA_CARDS
+from bob_jax.backbones.cards.generative import GENERATIVE_CARDS
+from bob_jax.backbones.cards.glyphs import GLYPHS_CARDS
+from bob_jax.backbones.cards.hiera import HIERA_CARDS
+from bob_jax.backbones.cards.resnet import RESNET_CARDS
+from bob_jax.backbones.cards.sam import SAM_CARDS
+from bob_jax.backbones.cards.swin import SWIN_CARDS
+from bob_jax.backbones.cards.twins import RANDOM_CARDS
+from bob_jax.backbones.cards.vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
 from bob_jax.backbones.convnext import ConvNeXt
 from bob_jax.backbones.eva import Eva
@@ -105,8 +106,8 @@ def card(name: str) -> Card:
     """
     if name in CARDS:
         return CARDS[name]
-    if name.startswith(cards_timm.TIMM):
-        return cards_timm.card_of(name)
+    if name.startswith(any_timm.TIMM):
+        return any_timm.card_of(name)
     added = own.cards()
     if name not in added:
         raise unknown_name("backbone", name, [*CARDS, *added])
@@ -115,7 +116,7 @@ def card(name: str) -> Card:
 
 def is_brought(name: str) -> bool:
     """Whether the name is no card's of the zoo, but the user's own or a model of timm's."""
-    return name.startswith(cards_timm.TIMM) or name in own.cards()
+    return name.startswith(any_timm.TIMM) or name in own.cards()
 
 
 def names(*, architecture: str | None = None, method: str | None = None) -> list[str]:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from bob_jax.backbones import parameters, zoo
 from bob_jax.backbones.card import WeightSource
-from bob_jax.backbones.cards_generative import PARTS
+from bob_jax.backbones.cards.generative import PARTS
 from bob_jax.errors import BobError
 from converters import cache, rules, sources, tables
 from converters.__main__ import main

@@ -10,7 +10,8 @@ from converter_models import card_of, in_zoo, numpy_state, randomised, weights_c
 from safetensors.numpy import save_file
 from torch_reference import import_timm
 
-from bob_jax.backbones import cards_eva, parameters, zoo
+from bob_jax.backbones import parameters, zoo
+from bob_jax.backbones.cards import eva as cards_eva
 from bob_jax.errors import BobError
 from converters import cache, parity, references, rules
 from converters.receipt import TOLERANCE

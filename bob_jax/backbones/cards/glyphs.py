@@ -6,7 +6,7 @@
 import dataclasses
 
 from bob_jax.backbones.card import Card, WeightSource
-from bob_jax.backbones.cards_random import RANDOM_CARDS
+from bob_jax.backbones.cards.twins import RANDOM_CARDS
 
 NOTES = (
     "Made by this project: `{twin}` fine-tuned by `configs/glyphs.py` on characters drawn from matplotlib's fonts, its "

@@ -3,7 +3,7 @@
 from typing import Any
 
 from bob_jax.backbones.card import HALF, Card, Preprocessing, WeightSource
-from bob_jax.backbones.cards_vit import B, L
+from bob_jax.backbones.cards.vit import B, L
 
 V1_INPUT = Preprocessing(crop_pct=0.9, mean=HALF, std=HALF)
 V2_INPUT = Preprocessing(crop_pct=0.9)

@@ -6,12 +6,13 @@ A twin says how much of a score is the architecture's and how much the pretraini
 from collections.abc import Mapping
 from typing import Any
 
-from bob_jax.backbones import cards_convnext, cards_swin
 from bob_jax.backbones.card import HALF, Card, Preprocessing
-from bob_jax.backbones.cards_eva import EVA02_LARGE
-from bob_jax.backbones.cards_generative import DIFFUSION_INPUT_SIZE, SD_V14
-from bob_jax.backbones.cards_resnet import R50, R101
-from bob_jax.backbones.cards_vit import DINOV2, B, L, S
+from bob_jax.backbones.cards import convnext as cards_convnext
+from bob_jax.backbones.cards import swin as cards_swin
+from bob_jax.backbones.cards.eva import EVA02_LARGE
+from bob_jax.backbones.cards.generative import DIFFUSION_INPUT_SIZE, SD_V14
+from bob_jax.backbones.cards.resnet import R50, R101
+from bob_jax.backbones.cards.vit import DINOV2, B, L, S
 
 TINY_INPUT = Preprocessing(input_size=32, crop_pct=1.0, mean=HALF, std=HALF)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, HALF, Card, Preprocessing, WeightSource
-from bob_jax.backbones.cards_vit import B, L, S
+from bob_jax.backbones.cards.vit import B, L, S
 
 TI = {"width": 192, "depth": 12, "num_heads": 3}
 H_PLUS = {"width": 1280, "depth": 32, "num_heads": 20}
