@@ -66,7 +66,7 @@ def _table(board: Board) -> Table:
             *seeds,
             _or_dash(row.cost.wall_seconds, duration),
             _or_dash(row.cost.images_per_second, lambda rate: f"{rate:,.0f}"),
-            _or_dash(row.cost.flops_per_image, lambda flops: f"{flops / 1e9:.3g}"),
+            _or_dash(row.cost.flops_per_image, lambda flops: f"{flops / 1e9:.4g}"),
             style="bold" if row.tied else "",
         )
     return table
