@@ -6,6 +6,7 @@ from typing import Any
 from bob_jax.backbones.card import HALF, Card, Preprocessing, WeightSource
 
 T = {"width": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
+S = {"width": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
 B = {"width": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
 L = {"width": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)}
 # Pretrained at 192 pixels with windows of 12, where the last map has a side of 6; then fine-tuned with larger windows.
@@ -62,6 +63,8 @@ def _supervised() -> list[Card]:
     rows: list[tuple[str, str, dict[str, Any], Preprocessing, float, str, float | None]] = [
         ("swinv2_t_in1k", "swinv2_tiny_window8_256.ms_in1k", T | w8, INPUT_256, 27.6, in1k, 81.82),
         ("swinv2_t_w16_in1k", "swinv2_tiny_window16_256.ms_in1k", T | w16, INPUT_256, 27.6, in1k, 82.83),
+        ("swinv2_s_in1k", "swinv2_small_window8_256.ms_in1k", S | w8, INPUT_256, 49.0, in1k, None),
+        ("swinv2_s_w16_in1k", "swinv2_small_window16_256.ms_in1k", S | w16, INPUT_256, 49.0, in1k, None),
         ("swinv2_b_in1k", base.format("8_256.ms_in1k"), B | w8, INPUT_256, 86.9, in1k, 84.25),
         ("swinv2_b_w16_in1k", base.format("16_256.ms_in1k"), B | w16, INPUT_256, 86.9, in1k, 84.61),
         ("swinv2_b_in22k", base.format("12_192.ms_in22k"), B | w12, INPUT_192, 86.9, in22k, None),
