@@ -143,7 +143,7 @@ def main() -> None:
             for rival in theirs:
                 cells += [f"{arguments.batch / rival[index]:.1f}", f"{rival[index] / seconds:.2f}"]
             rows.append([name, side, ("forward", "train")[index], *cells])
-        print(f"{name}: done", file=sys.stderr)
+            print(*rows[-1], file=sys.stderr)  # at once: the whole table takes a while
     print(f"{jax.devices()[0].device_kind}, batch {arguments.batch}, ratio above 1: bob_jax is faster")
     print_table(columns, rows)
 
