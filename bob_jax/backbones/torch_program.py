@@ -380,7 +380,10 @@ def _timm_layers(module: Any) -> dict[str, int]:
 
     try:
         matcher = module.group_matcher(coarse=False)
-    except (AssertionError, NotImplementedError, TypeError):
+    except (
+        AssertionError,
+        NotImplementedError,
+    ):  # how timm says that a model has none; then the order of modules counts
         return {}
     found: dict[str, int] = group_parameters(module, matcher, reverse=True)
     return found

@@ -91,7 +91,7 @@ def test_drop_path_is_one_ramp_and_drops_branches_in_training_only():
     branch, drawn = block(x, rngs=None) - x, block(x, rngs=nnx.Rngs(0)) - x
     dropped = jnp.abs(drawn).max((1, 2, 3)) == 0
     assert 6 <= dropped.sum() <= 26  # of 32, each with probability 0.5
-    np.testing.assert_allclose(drawn[~dropped], 2 * branch[~dropped], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(drawn[~dropped], 2 * branch[~dropped], rtol=0, atol=1e-5)
 
 
 def test_initialisation_is_distributed_as_the_publishers():
@@ -136,7 +136,7 @@ def test_maps_have_no_scale_and_pooled_is_the_mean_of_the_last():
     for map_ in maps:
         groups = map_.reshape(2, -1, 32, map_.shape[-1] // 32)
         np.testing.assert_allclose(groups.mean((1, 3)), 0, atol=1e-5)
-        np.testing.assert_allclose(groups.std((1, 3)), 1, atol=2e-3)  # epsilon
+        np.testing.assert_allclose(groups.std((1, 3)), 1, atol=2e-3)  # epsilon beside a small variance
     np.testing.assert_allclose(pooled, maps[-1].mean((1, 2)), atol=1e-6)
 
 

@@ -3,21 +3,16 @@
 It shares neither the kernels of PyTorch nor a line of ours, so a mistake of either shows.
 """
 
-import re
-import sysconfig
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-import torch
 from converter_models import TINY_VIT, card_of, in_zoo, numpy_state, randomised, weights_cache  # noqa: F401
 from from_timm import FAST_COMPILE, outputs, relative_error
 from safetensors.numpy import save_file
 from test_tables import VITS, timm_vit
 from torch_reference import import_timm
 
-from bob_jax.backbones import zoo
+from bob_jax.backbones import torchax_repair, zoo
 from converters import cache
 
 timm = import_timm()
@@ -34,14 +29,11 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def torchax():
-    """torchax 0.0.13 names overloads of operators that torch 2.13 no longer has: anything may stand in for them."""
-    for file in ("amp.py", "decompositions.py"):
-        text = Path(sysconfig.get_paths()["purelib"], "torchax", file).read_text()
-        for operator, overload in re.findall(r"torch\.ops\.aten\.(\w+)\.(\w+)", text):
-            packet = getattr(torch.ops.aten, operator)
-            if not hasattr(packet, overload):
-                setattr(packet, overload, object())
-    return pytest.importorskip("torchax", exc_type=ModuleNotFoundError)
+    """torchax, importable beside the current torch."""
+    torchax_repair.environment()
+    import torchax
+
+    return torchax
 
 
 @pytest.mark.parametrize("architecture", MODELS)

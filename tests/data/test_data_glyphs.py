@@ -58,6 +58,7 @@ def test_half_of_the_pictures_are_scanned_at_8_pixels(dataset):
     enlarging = np.asarray(Image.fromarray(np.eye(8, dtype=np.float32)).resize((8, 32), Image.Resampling.BICUBIC))
     onto = enlarging @ np.linalg.pinv(enlarging)
     rest = np.linalg.norm(grey - onto @ grey @ onto.T, axis=(1, 2)) / np.std(grey, axis=(1, 2)) / 32
+    # A share of 1,880 draws has a deviation of 0.012.
     assert (rest < 0.08).mean() == pytest.approx(glyphs.SCAN_CHANCES[0], abs=0.05)
 
 
