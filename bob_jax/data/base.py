@@ -1,10 +1,17 @@
-"""The contract of data: a source gives examples by index; a dataset is named sources plus what is known of them."""
+"""The contract of data: a source gives examples by index; a dataset is named sources plus what is known of them.
+
+There are four kinds of question, and the data say which one they ask (`Dataset.task`): one class per image, several
+labels per image, one class per image under a shift from the source of a trained head, and retrieval.
+"""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol, TypedDict
+from typing import ClassVar, Literal, Protocol, TypedDict
 
 import numpy as np
+
+
+Task = Literal["classification", "multilabel", "shift", "retrieval"]
 
 
 class Example(TypedDict):
@@ -55,8 +62,10 @@ class Dataset:
         split_notes: how each split came to be, e.g. "20 % of official train, stratified, seed 0".
         metric: name of the score that ranks backbones on it: "accuracy", "mean_per_class_accuracy".
         licence: terms of the data.
+        draw: seed of the draw that chose a low-data training split; None where no draw did.
     """
 
+    task: ClassVar[Task] = "classification"
     name: str
     version: str
     classes: tuple[str, ...]
@@ -64,3 +73,62 @@ class Dataset:
     split_notes: dict[str, str]
     metric: str
     licence: str
+    draw: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MultilabelDataset(Dataset):
+    """Several yes-or-no labels per image: `classes` names them, and sources have labels [N, C] float32 of 0 and 1."""
+
+    task: ClassVar[Task] = "multilabel"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShiftDataset(Dataset):
+    """Test images that differ in kind from those a head was trained on; nothing here is for training or selection.
+
+    `splits` has one entry per condition ("test" alone, or corruption and severity: "fog_3"). All conditions hold the
+    same images in the same order, under the same ids. Labels are positions in `classes`, or, where several classes are
+    right for an image, bool [N, C].
+
+    Attributes:
+        source: name of the data set the head is trained on.
+        table: [C] int, the class of the source that each of `classes` is. Scores are taken over these classes alone,
+            for the shifted and for the source's own test images.
+        clean: whether the shifted images are the source's test images, changed, in the same order: then the
+            difference of the two scores is a paired one.
+        baseline: accuracies (clean, shifted) of models trained on the source alone, which say what shifted score a clean
+            score lets expect (Taori et al., arXiv 2007.00644); empty where none are published.
+    """
+
+    task: ClassVar[Task] = "shift"
+    source: str
+    table: np.ndarray
+    clean: bool = False
+    baseline: tuple[tuple[float, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Relevance:
+    """What is to be found: positions in the gallery, per query; ascending, without repetition, disjoint.
+
+    Attributes:
+        positives: of each query; empty for a query without any, which no score counts.
+        junk: of each query, removed from its ranking before every metric (among them the query itself, where it is
+            part of the gallery).
+    """
+
+    positives: tuple[np.ndarray, ...]
+    junk: tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetrievalDataset(Dataset):
+    """Queries and a gallery: splits "query" and "gallery" (the same source where every image is a query).
+
+    A third split, "whitening", holds images that are in neither, to learn a whitening from; it may be missing.
+    `classes` may be empty; labels of the sources are -1 where there are none.
+    """
+
+    task: ClassVar[Task] = "retrieval"
+    relevance: Relevance
