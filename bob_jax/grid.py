@@ -1,10 +1,16 @@
-"""From a config to its cells: one backbone x one data set x one protocol x one seed each."""
+"""From a config to its cells: one backbone x one data set x one protocol x one seed each.
+
+A protocol is paired with the data sets that ask its kind of question. One that judges a head (`needs_head`) is paired
+with the heads of the config as well: each such cell has a source, the cell that trains the head, which stands before
+it.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bob_jax.backbones import zoo
+from bob_jax.data import catalog
 from bob_jax.errors import BobError, unknown_name
 from bob_jax.protocols.augmented_probe import AugmentedProbe
 from bob_jax.protocols.base import Protocol
@@ -16,7 +22,18 @@ from bob_jax.results.record import cell_id
 PROTOCOLS: dict[str, type[Protocol]] = {kind.name: kind for kind in (KNN, LinearProbe, AugmentedProbe, Finetune)}
 
 SECTIONS = {
-    "": ("benchmark", "backbones", "datasets", "seeds", "protocols", "data", "mesh", "results", "keep_weights"),
+    "": (
+        "benchmark",
+        "backbones",
+        "datasets",
+        "seeds",
+        "protocols",
+        "heads",
+        "data",
+        "mesh",
+        "results",
+        "keep_weights",
+    ),
     "data": ("root", "limit", "num_workers", "skip_corrupt"),
     "mesh": ("fsdp",),
 }
@@ -34,6 +51,7 @@ class Cell:
         seed: of everything random.
         limit: examples per split, None for all.
         skip_corrupt: undecodable images are masked instead of failing the cell.
+        source: the cell that leaves the head this one judges; None where the protocol makes its own.
     """
 
     benchmark: str
@@ -43,8 +61,21 @@ class Cell:
     seed: int
     limit: int | None
     skip_corrupt: bool
+    source: "Cell | None" = None
 
-    def identity(self, dataset_version: str) -> dict[str, Any]:
+    @property
+    def protocol_name(self) -> str:
+        """The protocol, and the head it judges: "knn", "ood_linear_probe"."""
+        return f"{self.protocol.name}_{self.source.protocol.name}" if self.source else self.protocol.name
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """All of the protocol's, and those of the head it judges under `head.`."""
+        own = dataclasses.asdict(self.protocol)
+        heads = self.source.hyperparameters if self.source else {}
+        return own | {f"head.{name}": value for name, value in heads.items()}
+
+    def identity(self, dataset_version: str, source_id: str | None = None) -> dict[str, Any]:
         """Everything that decides the result; where the data lie and how fast they are read does not."""
         return {
             "benchmark": self.benchmark,
@@ -52,54 +83,78 @@ class Cell:
             "card": dataclasses.asdict(zoo.card(self.backbone)),
             "dataset": self.dataset,
             "dataset_version": dataset_version,
-            "protocol": self.protocol.name,
+            "protocol": self.protocol_name,
             "hyper_parameters": dataclasses.asdict(self.protocol),
             "seed": self.seed,
             "limit": self.limit,
             "skip_corrupt": self.skip_corrupt,
-        }
+        } | ({} if source_id is None else {"source": source_id})
 
-    def id(self, dataset_version: str) -> str:
+    def id(self, dataset_version: str, source_id: str | None = None) -> str:
         """Name of the cell's record: readable, with a hash of its identity."""
-        return cell_id(self.identity(dataset_version))
+        return cell_id(self.identity(dataset_version, source_id))
 
     def __str__(self) -> str:
-        return f"{self.backbone} x {self.dataset} x {self.protocol.name} (seed {self.seed})"
+        return f"{self.backbone} x {self.dataset} x {self.protocol_name} (seed {self.seed})"
 
 
 def cells(config: Mapping[str, Any]) -> list[Cell]:
     """All cells of a config; those of one backbone and data set stand together, so that they share its features.
 
     Raises:
-        BobError: a key nothing reads, an unknown backbone or protocol, a hyper-parameter of the wrong type.
+        BobError: a key nothing reads, an unknown backbone or protocol, a hyper-parameter of the wrong type, a data set
+            that no protocol of the config can judge.
     """
     for section, keys in SECTIONS.items():
         for key in config[section] if section else config:
             if key not in keys:
                 raise unknown_name(f"key in config{'.' if section else ''}{section}", key, keys)
-    for name in config["protocols"]:
-        if name not in PROTOCOLS:
-            raise unknown_name("protocol", name, PROTOCOLS)
-    sections = {name: config["protocols"][name] for name in PROTOCOLS if name in config["protocols"]}  # cheapest first
-    protocols = [PROTOCOLS[name].from_config(section) for name, section in sections.items()]
+    protocols, heads = _protocols(config["protocols"]), _protocols(config["heads"])
+    for maker in heads:
+        if not maker.makes_head:
+            raise BobError(f"heads.{maker.name}: this protocol leaves no head to judge; name one that trains a head")
     for name in config["backbones"]:
         zoo.card(name)
     if not protocols or not config["backbones"] or not config["datasets"]:
         raise BobError(
             f"the config {config['benchmark']} stands for no cell: name a backbone, a dataset and a protocol"
         )
-    return [
-        Cell(
-            config["benchmark"],
-            backbone,
-            dataset,
-            protocol,
-            seed,
-            config["data"]["limit"] or None,
-            config["data"]["skip_corrupt"],
+    pairs = [(dataset, pair) for dataset in config["datasets"] for pair in _pairs(dataset, protocols, heads)]
+    data = config["data"]
+    found: dict[Cell, None] = {}  # a set in order: several cells may ask for the same source
+    for backbone in config["backbones"]:
+        for dataset, (protocol, head) in pairs:
+            for seed in config["seeds"]:
+                common = (seed, data["limit"] or None, data["skip_corrupt"])
+                if head is None:
+                    found[Cell(config["benchmark"], backbone, dataset, protocol, *common)] = None
+                    continue
+                source = Cell(config["benchmark"], backbone, catalog.source_of(dataset), head, *common)
+                found[source] = None
+                found[Cell(config["benchmark"], backbone, dataset, protocol, *common, source)] = None
+    return list(found)
+
+
+def _protocols(sections: Mapping[str, Any]) -> list[Protocol]:
+    """The protocols of a section of the config, cheapest first."""
+    for name in sections:
+        if name not in PROTOCOLS:
+            raise unknown_name("protocol", name, PROTOCOLS)
+    return [PROTOCOLS[name].from_config(sections[name]) for name in PROTOCOLS if name in sections]
+
+
+def _pairs(
+    dataset: str, protocols: Sequence[Protocol], heads: Sequence[Protocol]
+) -> list[tuple[Protocol, Protocol | None]]:
+    """What judges a data set: each protocol that can, with each head where it needs one."""
+    task = catalog.task(dataset)
+    found: list[tuple[Protocol, Protocol | None]] = []
+    for protocol in protocols:
+        if task in protocol.tasks:
+            found += [(protocol, head) for head in heads] if protocol.needs_head else [(protocol, None)]
+    if not found:
+        able = sorted(kind.name for kind in PROTOCOLS.values() if task in kind.tasks)
+        raise BobError(
+            f"data set {dataset} asks for {task}, which no protocol of this run judges: take {' or '.join(able)}"
         )
-        for backbone in config["backbones"]
-        for dataset in config["datasets"]
-        for seed in config["seeds"]
-        for protocol in protocols
-    ]
+    return found

@@ -83,6 +83,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "datasets": choice.datasets,
             "seeds": choice.seeds,
             "protocols": {name: protocols[name] for name in choice.protocols},
+            "heads": {},
             "data": {"root": "", "limit": 0, "num_workers": -1, "skip_corrupt": False},
             "mesh": {"fsdp": 1},
             "results": "results/digits",

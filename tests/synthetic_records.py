@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from bob_jax.metrics import bootstrap
-from bob_jax.metrics.classification import METRICS, per_example
+from bob_jax.metrics.catalog import METRICS
+from bob_jax.metrics.classification import per_example
 from bob_jax.results import record
 
 ENVIRONMENT = record.Environment(
@@ -74,16 +75,19 @@ def simulate(
             classes=classes,
             metric=metric,
             licence="CC BY 4.0",
+            draw=None,
             splits={
                 split: record.Split(size, f"{dataset}-{split}-{size}", "official", ())
                 for split, size in (("train", 1077), ("validation", 360), ("test", n))
             },
         ),
         protocol=record.ProtocolUsed(protocol, {name: list(values), "batch_size": 256, **(hyperparameters or {})}),
+        source_cell=None,
         metrics=scores,
         main_metric=metric,
         interval=record.Interval(bootstrap.LEVEL, bootstrap.METHOD, bootstrap.RESAMPLES, 0),
         selection=record.Selection("validation", metric, grid, peak),
+        notes={"temperature": 1.25},
         cost=record.Cost(37.5, 30.0, 1234.5, 17.58e9, 2**30),
         environment=ENVIRONMENT,
         created=created,

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal, Protocol, TypedDict
 
 import numpy as np
 
-
 Task = Literal["classification", "multilabel", "shift", "retrieval"]
 
 
@@ -97,8 +96,8 @@ class ShiftDataset(Dataset):
             for the shifted and for the source's own test images.
         clean: whether the shifted images are the source's test images, changed, in the same order: then the
             difference of the two scores is a paired one.
-        baseline: accuracies (clean, shifted) of models trained on the source alone, which say what shifted score a clean
-            score lets expect (Taori et al., arXiv 2007.00644); empty where none are published.
+        baseline: accuracies (clean, shifted) of models trained on the source alone, which say what shifted score a
+            clean score lets expect (Taori et al., arXiv 2007.00644); empty where none are published.
     """
 
     task: ClassVar[Task] = "shift"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bob_jax.cache import cache_dir
 from bob_jax.data import archives, digits, folder, glyphs, tfds
-from bob_jax.data.base import Dataset, Source
+from bob_jax.data.base import Dataset, Source, Task
 from bob_jax.data.subset import balanced, hold_out
 from bob_jax.errors import BobError, unknown_name
 
@@ -67,6 +67,8 @@ class DatasetCard:
         url: home page.
         get: how to have it, one line.
         source: how it is read.
+        task: kind of question it asks.
+        shifted_from: the data set that heads are trained on, where the task is "shift".
     """
 
     name: str
@@ -80,6 +82,8 @@ class DatasetCard:
     url: str
     get: str
     source: Embedded | Tfds | Archives | ClassFolders
+    task: Task = "classification"
+    shifted_from: str | None = None
 
 
 _ACCURACY, _PER_CLASS = "accuracy", "mean_per_class_accuracy"
@@ -238,14 +242,32 @@ def card(name: str) -> DatasetCard:
     return CARDS[name]
 
 
-def load(name: str, *, root: Path | None = None, limit: int | None = None, seed: int = 0) -> Dataset:
+def task(name: str) -> Task:
+    """What kind of question a data set asks, without loading it.
+
+    Raises:
+        BobError: nobody knows it.
+    """
+    return "classification" if name.startswith(FOLDER) else card(name).task
+
+
+def source_of(name: str) -> str:
+    """Name of the data set that the heads are trained on which this one judges: its own, or that it is shifted from.
+
+    Raises:
+        BobError: nobody knows it.
+    """
+    return name if name.startswith(FOLDER) else card(name).shifted_from or name
+
+
+def load(name: str, *, root: Path | None = None, limit: int | None = None, draw: int = 0) -> Dataset:
     """A data set, fetched and prepared first where that is needed and can be done.
 
     Args:
         name: in the catalogue, or `folder:PATH` for class folders of one's own.
         root: where data sets are kept; `$BOB_CACHE/data` when None.
         limit: keeps the first `limit` images of a class-balanced order of each split; all when None.
-        seed: of that order. The validation split does not depend on it.
+        draw: seed that chooses the training images of a low-data variant; nothing else depends on it.
 
     Raises:
         BobError: an unknown name, or data that are not there and cannot be had; says how to get them.
@@ -256,10 +278,10 @@ def load(name: str, *, root: Path | None = None, limit: int | None = None, seed:
     dataset = folder.load(Path(name.removeprefix(FOLDER))) if own else _load(card(name), root)
     if limit is None:
         return dataset
-    note = f"; of these {limit} at most, class-balanced, seed {seed}"
+    note = f"; of these {limit} at most, class-balanced, seed 0"
     return dataclasses.replace(
         dataset,
-        splits={split: balanced(source, limit, seed) for split, source in dataset.splits.items()},
+        splits={split: balanced(source, limit) for split, source in dataset.splits.items()},
         split_notes={split: text + note for split, text in dataset.split_notes.items()},
     )
 

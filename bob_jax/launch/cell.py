@@ -14,11 +14,15 @@ import numpy as np
 from bob_jax.backbones import zoo
 from bob_jax.data import catalog
 from bob_jax.data.base import Dataset
+from bob_jax.errors import BobError
 from bob_jax.grid import Cell
 from bob_jax.metrics import bootstrap
-from bob_jax.metrics.classification import METRICS, per_example
-from bob_jax.protocols.base import Competitor, Context, Result
+from bob_jax.metrics.catalog import METRICS
+from bob_jax.protocols import trained
+from bob_jax.protocols.base import Competitor, Context, Result, Trained
+from bob_jax.protocols.scoring import TEMPERATURE
 from bob_jax.results import environment, record
+from bob_jax.results.store import Store
 from bob_jax.training import mesh as meshes
 
 
@@ -41,45 +45,92 @@ def load_competitor(name: str, drop_path: float, mesh: jax.sharding.Mesh) -> Com
     return Competitor(zoo.card(name), loaded.module, loaded.weights_sha256)
 
 
-@functools.lru_cache(maxsize=1)
-def load_dataset(name: str, root: str | None, limit: int | None) -> Dataset:
-    """The splits of a data set; the last one is kept.
+@functools.lru_cache(maxsize=4)  # a cell and the source of its head
+def load_dataset(name: str, root: str | None, limit: int | None, draw: int) -> Dataset:
+    """The splits of a data set; the last ones are kept.
+
+    Args:
+        name: in the catalogue.
+        root: where data sets are kept.
+        limit: images of each split.
+        draw: seed that chooses the training images of a low-data variant.
 
     Raises:
         BobError: unknown name, or data that are not there.
     """
-    return catalog.load(name, root=Path(root) if root else None, limit=limit)
+    return catalog.load(name, root=Path(root) if root else None, limit=limit, draw=draw)
 
 
-def run(cell: Cell, dataset: Dataset, mesh: jax.sharding.Mesh, workdir: Path, num_workers: int | None) -> Judged:
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A cell with its data, and the names that follow from them.
+
+    Attributes:
+        cell: what to judge.
+        dataset: the cell's, loaded.
+        source: that of the cell which leaves the head, loaded; None without such a cell.
+    """
+
+    cell: Cell
+    dataset: Dataset
+    source: Dataset | None
+
+    @property
+    def source_id(self) -> str | None:
+        """Name of the record of the cell that leaves the head."""
+        return self.cell.source.id(self.source.version) if self.cell.source and self.source else None
+
+    @property
+    def id(self) -> str:
+        """Name of the cell's record."""
+        return self.cell.id(self.dataset.version, self.source_id)
+
+
+def prepare(cell: Cell, root: str | None) -> Job:
+    """Loads what a cell is about.
+
+    Raises:
+        BobError: data that are not there.
+    """
+    source = load_dataset(cell.source.dataset, root, cell.limit, cell.seed) if cell.source else None
+    return Job(cell, load_dataset(cell.dataset, root, cell.limit, cell.seed), source)
+
+
+def run(job: Job, mesh: jax.sharding.Mesh, workdir: Path, num_workers: int | None, store: Store) -> Judged:
     """Judges one backbone on one data set.
 
     Args:
-        cell: what to judge.
-        dataset: the cell's, loaded.
+        job: what to judge.
         mesh: devices.
         workdir: folder of the cell's checkpoints and logs.
         num_workers: data worker processes; None lets the loader decide.
+        store: where the cell that leaves the head has its record.
+
+    Raises:
+        BobError: that cell has none.
     """
     started = time.perf_counter()
+    cell, dataset = job.cell, job.dataset
     competitor = load_competitor(cell.backbone, cell.protocol.drop_path_rate(), mesh)
-    context = Context(mesh, workdir, cell.seed, num_workers, cell.skip_corrupt)
+    head = _trained(job, competitor, mesh, store)
+    context = Context(mesh, workdir, cell.seed, num_workers, cell.skip_corrupt, head)
     result = cell.protocol.run(competitor, dataset, context)
-    outputs = per_example(result.logits, result.labels)
-    metrics = {name: metric for name, metric in METRICS.items() if set(metric.inputs) <= set(outputs)}
-    scores = {
-        name: record.Score(**dataclasses.asdict(estimate), higher_is_better=metrics[name].higher_is_better)
-        for name, estimate in bootstrap.intervals(metrics, outputs).items()
-    }
+    main = result.main_metric or dataset.metric
     done = record.Record(
-        cell=describe(cell, dataset),
+        cell=describe(job),
         backbone=record.BackboneUsed(dataclasses.asdict(competitor.card), competitor.weights_sha256),
         dataset=_dataset_used(dataset, result),
-        protocol=record.ProtocolUsed(cell.protocol.name, dataclasses.asdict(cell.protocol)),
-        metrics=scores,
-        main_metric=dataset.metric,
+        protocol=record.ProtocolUsed(cell.protocol_name, cell.hyperparameters),
+        source_cell=job.source_id,
+        metrics=_scores(result),
+        main_metric=main,
         interval=record.Interval(bootstrap.LEVEL, bootstrap.METHOD, bootstrap.RESAMPLES, 0),
-        selection=record.Selection("validation", dataset.metric, tuple(map(dict, result.grid)), result.chosen),
+        selection=(
+            record.Selection("validation", dataset.metric, tuple(map(dict, result.grid)), result.chosen)
+            if result.grid
+            else None
+        ),
+        notes=dict(result.notes),
         cost=record.Cost(
             wall_seconds=time.perf_counter() - started,
             **dataclasses.asdict(result.cost),
@@ -88,14 +139,35 @@ def run(cell: Cell, dataset: Dataset, mesh: jax.sharding.Mesh, workdir: Path, nu
         environment=where(),
         created=record.now(),
     )
-    return Judged(done, {"id": np.array(result.ids), **outputs}, result.weights)
+    return Judged(done, dict(result.outputs), result.weights)
 
 
-def describe(cell: Cell, dataset: Dataset) -> record.Cell:
+def _trained(job: Job, competitor: Competitor, mesh: jax.sharding.Mesh, store: Store) -> Trained | None:
+    """The head that the source cell left."""
+    source = job.source_id
+    if job.source is None or source is None:
+        return None
+    if not store.exists(source):
+        raise BobError(f"its head is missing: {job.cell.source} has no record; see why it failed")
+    temperature = float(store.read(source).notes[TEMPERATURE])
+    return trained.restore(competitor, store.weights(source), job.source, temperature, source, mesh)
+
+
+def _scores(result: Result) -> dict[str, record.Score]:
+    """Every score that the outputs allow, and those the protocol made itself."""
+    metrics = {name: metric for name, metric in METRICS.items() if set(metric.inputs) <= set(result.outputs)}
+    better = {name: metric.higher_is_better for name, metric in metrics.items()} | dict(result.higher_is_better)
+    estimates = bootstrap.intervals(metrics, result.outputs) | dict(result.scores)
+    return {
+        name: record.Score(**dataclasses.asdict(estimate), higher_is_better=better[name])
+        for name, estimate in estimates.items()
+    }
+
+
+def describe(job: Job) -> record.Cell:
     """The cell as the record names it."""
-    return record.Cell(
-        cell.id(dataset.version), cell.benchmark, cell.backbone, cell.dataset, cell.protocol.name, cell.seed
-    )
+    cell = job.cell
+    return record.Cell(job.id, cell.benchmark, cell.backbone, cell.dataset, cell.protocol_name, cell.seed)
 
 
 def where() -> record.Environment:
@@ -124,5 +196,5 @@ def _dataset_used(dataset: Dataset, result: Result) -> record.DatasetUsed:
         for name, source in dataset.splits.items()
     }
     return record.DatasetUsed(
-        dataset.name, dataset.version, len(dataset.classes), dataset.metric, dataset.licence, splits
+        dataset.name, dataset.version, len(dataset.classes), dataset.metric, dataset.licence, dataset.draw, splits
     )

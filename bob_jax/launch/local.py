@@ -14,7 +14,6 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.table import Table
 
-from bob_jax.data.base import Dataset
 from bob_jax.errors import BobError
 from bob_jax.grid import Cell
 from bob_jax.launch import cell as single
@@ -27,7 +26,7 @@ def show(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
     """Prints what a run would do (`--dry_run`); needs neither weights nor data."""
     table = Table("backbone", "dataset", "protocol", "seed")
     for cell in cells:
-        table.add_row(cell.backbone, cell.dataset, cell.protocol.name, str(cell.seed))
+        table.add_row(cell.backbone, cell.dataset, cell.protocol_name, str(cell.seed))
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(f"{len(cells)} cells, records go to {config['results']}")
@@ -49,7 +48,8 @@ def run(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
         Preempted: SIGTERM came; the running cell has saved its state.
     """
     initialize_distributed()
-    launcher = _Launcher(Store(config["results"]), config, make_mesh(config["mesh"]["fsdp"]))
+    sources = frozenset(cell.source for cell in cells if cell.source)
+    launcher = _Launcher(Store(config["results"]), config, make_mesh(config["mesh"]["fsdp"]), sources)
     if launcher.leads:
         launcher.store.prepare()
     failed = [cell for number, cell in enumerate(cells, 1) if not launcher.settle(cell, f"[{number}/{len(cells)}]")]
@@ -65,6 +65,7 @@ class _Launcher:
     store: Store
     config: Mapping[str, Any]
     mesh: jax.sharding.Mesh
+    sources: frozenset[Cell | None]  # cells whose heads others judge
 
     @property
     def leads(self) -> bool:
@@ -77,35 +78,36 @@ class _Launcher:
 
     def settle(self, cell: Cell, position: str) -> bool:
         """Sees to it that the cell has a record; says whether it has."""
-        data, dataset = self.config["data"], None
+        job = None
         try:
-            dataset = single.load_dataset(cell.dataset, data["root"] or None, cell.limit)
-            if self._done(cell, dataset):
+            job = single.prepare(cell, self.config["data"]["root"] or None)
+            if self._done(job):
                 self.say(f"{position} {cell}: has a record")
                 return True
             self.say(f"{position} {cell}")
-            self._judge(cell, dataset)
+            self._judge(job)
         except Exception as error:
             if jax.process_count() > 1:
                 raise  # the other processes wait for this one in their next collective: all must stop
-            self._note_failure(cell, dataset, error)
+            self._note_failure(cell, job, error)
             return False
         return True
 
-    def _done(self, cell: Cell, dataset: Dataset) -> bool:
-        """Whether all that is asked for is there; process 0 looks, so that all processes go the same way."""
-        cell_id = cell.id(dataset.version)
-        wanted = self.config["keep_weights"] and cell.protocol.trains_backbone
-        done = self.store.exists(cell_id) and (self.store.has_weights(cell_id) or not wanted)
-        return bool(multihost_utils.broadcast_one_to_all(np.array(done)))
+    def _keeps_weights(self, cell: Cell) -> bool:
+        return cell.protocol.makes_head and (self.config["keep_weights"] or cell in self.sources)
 
-    def _judge(self, cell: Cell, dataset: Dataset) -> None:
+    def _done(self, job: single.Job) -> bool:
+        """Whether all that is asked for is there; process 0 looks, so that all processes go the same way."""
+        weights = self.store.has_weights(job.id) or not self._keeps_weights(job.cell)
+        return bool(multihost_utils.broadcast_one_to_all(np.array(self.store.exists(job.id) and weights)))
+
+    def _judge(self, job: single.Job) -> None:
         workers = self.config["data"]["num_workers"]
-        workdir = Path(self.config["results"]) / "work" / cell.id(dataset.version)
-        judged = single.run(cell, dataset, self.mesh, workdir.absolute(), None if workers < 0 else workers)
+        workdir = Path(self.config["results"]) / "work" / job.id
+        judged = single.run(job, self.mesh, workdir.absolute(), None if workers < 0 else workers, self.store)
         record = judged.record
         if self.leads:
-            kept = judged.weights if self.config["keep_weights"] else None
+            kept = judged.weights if self._keeps_weights(job.cell) else None
             self.store.write(record, judged.per_example, kept)
             for checkpoints in workdir.glob("**/checkpoints"):  # nothing is left to resume; the journals stay
                 shutil.rmtree(checkpoints)
@@ -115,11 +117,9 @@ class _Launcher:
             f" in {record.cost.wall_seconds:.0f} s"
         )
 
-    def _note_failure(self, cell: Cell, dataset: Dataset | None, error: Exception) -> None:
+    def _note_failure(self, cell: Cell, job: single.Job | None, error: Exception) -> None:
         line = str(error) if isinstance(error, BobError) else f"{type(error).__name__}: {error}"
         print(f"error: {cell}: {line}", file=sys.stderr, flush=True)
-        if dataset is None:
+        if job is None:
             return  # without the data's version the cell has no id yet; the next start asks again
-        self.store.record_failure(
-            Failure(single.describe(cell, dataset), line, traceback.format_exc(), single.where(), now())
-        )
+        self.store.record_failure(Failure(single.describe(job), line, traceback.format_exc(), single.where(), now()))

@@ -17,16 +17,15 @@ from bob_jax.data import on_device
 from bob_jax.data.base import Dataset
 from bob_jax.data.loader import Loader
 from bob_jax.data.transforms import Train
-from bob_jax.metrics.classification import METRICS, per_example
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
+from bob_jax.protocols.head import Head, predict
+from bob_jax.protocols.scoring import judged, validation_score
 from bob_jax.training import optimizer as optimizers
 from bob_jax.training.checkpoint import Checkpointing
 from bob_jax.training.loop import Diverged, fit
 from bob_jax.training.mesh import to_host
 from bob_jax.training.step import Aux, LossFn
-
-Arrays = dict[str, np.ndarray]
 
 HEAD_STD = 0.01  # of the heads' truncated normal initialisation
 EPSILON = 1e-6  # of the batch norm
@@ -47,6 +46,7 @@ class AugmentedProbe(Protocol):
     """
 
     name: ClassVar[str] = "augmented_probe"
+    makes_head: ClassVar[bool] = True
     base_learning_rates: tuple[float, ...]
     batch_size: int
     epochs: int
@@ -56,36 +56,40 @@ class AugmentedProbe(Protocol):
 
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
         """Trains all heads together on train, chooses one on validation, reads test once."""
-        heads, stats, device_seconds, skipped = self._train(competitor, dataset, context)
+        heads, device_seconds, skipped = self._train(competitor, dataset, context)
         validation, test = (
-            extract(competitor, dataset, split, context, self.batch_size) for split in ("validation", "test")
+            extract(competitor, dataset.splits[split], f"{dataset.name}/{split}", context, self.batch_size)
+            for split in ("validation", "test")
         )
-        grid: list[dict[str, Any]] = []
-        for i, rate in enumerate(self.base_learning_rates):
-            logits = self._logits(validation.values, heads, stats, i)
-            score = (
-                METRICS[dataset.metric](per_example(logits, validation.labels)) if np.isfinite(logits).all() else None
-            )
-            grid.append({"base_learning_rate": rate, "validation": score})
+        scored = [predict(head, validation.values) for head in heads]
+        grid: list[dict[str, Any]] = [
+            {
+                "base_learning_rate": rate,
+                "validation": (
+                    validation_score(dataset, logits, validation.labels) if np.isfinite(logits).all() else None
+                ),
+            }
+            for rate, logits in zip(self.base_learning_rates, scored, strict=True)
+        ]
         finite = [i for i, point in enumerate(grid) if point["validation"] is not None]
         if not finite:
             raise Diverged("all heads of protocols.augmented_probe diverged: lower its base_learning_rates")
         chosen = max(finite, key=lambda i: grid[i]["validation"])
-        ids = dataset.splits["test"].ids
+        outputs, notes = judged(dataset, test, predict(heads[chosen], test.values), validation, scored[chosen])
         return Result(
-            logits=self._logits(test.values, heads, stats, chosen),
-            labels=test.labels,
-            ids=tuple(ids[i] for i in test.index),
+            outputs=outputs,
+            cost=dataclasses.replace(test.cost, device_seconds=device_seconds),
             grid=tuple(grid),
             chosen=chosen,
-            cost=dataclasses.replace(test.cost, device_seconds=device_seconds),
             skipped={"train": skipped, "validation": validation.skipped, "test": test.skipped},
+            weights=heads[chosen].named(),
+            notes=notes,
         )
 
     def _train(
         self, competitor: Competitor, dataset: Dataset, context: Context
-    ) -> tuple[Arrays, Arrays, float, tuple[str, ...]]:
-        """Kernels [G, D, C] and biases [G, C], running statistics, device seconds, ids of skipped images."""
+    ) -> tuple[list[Head], float, tuple[str, ...]]:
+        """A head per learning rate, device seconds, ids of skipped images."""
         width, classes, count = competitor.module.feature_dim, len(dataset.classes), len(self.base_learning_rates)
         kernel = HEAD_STD * jax.random.truncated_normal(jax.random.key(context.seed), -2, 2, (width, classes))
         # All heads start alike: what tells them apart is their learning rate.
@@ -127,8 +131,10 @@ class AugmentedProbe(Protocol):
             journal=context.workdir / "metrics.jsonl",
             description=f"{competitor.card.name}: {count} heads",
         )
-        heads, stats = to_host((result.state.params, result.state.stats))
-        return heads, stats, result.cost.device_seconds, tuple(loader.skipped)
+        params, stats = to_host((result.state.params, result.state.stats))
+        scale = np.sqrt(stats["var"] + EPSILON)
+        heads = [Head(params["kernel"][i], params["bias"][i], stats["mean"], scale) for i in range(count)]
+        return heads, result.cost.device_seconds, tuple(loader.skipped)
 
     def _loss(self, graphdef: nnx.GraphDef, competitor: Competitor) -> LossFn:
         preprocessing = competitor.card.preprocessing
@@ -158,11 +164,6 @@ class AugmentedProbe(Protocol):
             )
 
         return loss
-
-    def _logits(self, features: np.ndarray, heads: Arrays, stats: Arrays, head: int) -> np.ndarray:
-        """[N, C] float32 of one head, by the running statistics."""
-        normalized = (features - stats["mean"]) / np.sqrt(stats["var"] + EPSILON)
-        return normalized @ heads["kernel"][head] + heads["bias"][head]
 
 
 def batch_norm(features: jax.Array, mask: jax.Array, stats: dict[str, jax.Array]) -> tuple[jax.Array, dict]:

@@ -12,8 +12,10 @@ import numpy as np
 
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.card import Card
-from bob_jax.data.base import Dataset
+from bob_jax.data.base import Dataset, Task
 from bob_jax.errors import BobError, unknown_name
+from bob_jax.metrics.bootstrap import Estimate
+from bob_jax.protocols.head import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,25 @@ class Competitor:
 
 
 @dataclasses.dataclass(frozen=True)
+class Trained:
+    """What an earlier cell left to those that judge its head further.
+
+    Attributes:
+        competitor: the backbone below the head: the fine-tuned one where fine-tuning made it.
+        head: from its pooled features to the classes of `dataset`.
+        dataset: that the head was trained on.
+        temperature: that its logits are divided by to be calibrated, fitted on `dataset`'s validation split.
+        cell: id of the earlier cell.
+    """
+
+    competitor: Competitor
+    head: Head
+    dataset: Dataset
+    temperature: float
+    cell: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
     """What a run has beside backbone and data.
 
@@ -41,6 +62,7 @@ class Context:
         seed: of everything random in the cell.
         num_workers: data worker processes; None lets the loader decide.
         skip_corrupt: mask undecodable images instead of failing.
+        trained: the head to judge, for a protocol that needs one.
     """
 
     mesh: jax.sharding.Mesh
@@ -48,6 +70,7 @@ class Context:
     seed: int = 0
     num_workers: int | None = None
     skip_corrupt: bool = False
+    trained: Trained | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,23 +93,29 @@ class Result:
     """What a protocol found.
 
     Attributes:
-        logits: [N, C] float32 scores of the test examples, skipped ones left out.
-        labels: [N] int32.
-        ids: [N] names of the test images.
-        grid: every hyper-parameter point with its validation score; the order of the grid.
+        outputs: what it says of each test example, [N, ...] by name, "id" [N] among them; undecodable images are left
+            out. Every metric whose inputs are all here is scored.
+        cost: of the whole.
+        grid: every hyper-parameter point with its validation score; empty where nothing was chosen.
         chosen: index into `grid`.
         skipped: ids of undecodable images, per split.
-        weights: what was trained, float32 by dotted path below `backbone.` and `head.`; None for a frozen backbone.
+        weights: the head, and the backbone where it was trained, float32 by dotted path below `head.` and `backbone.`.
+        scores: those that do not follow from `outputs` alone.
+        higher_is_better: whether that holds for each of `scores`.
+        main_metric: the score that ranks backbones, where it is not the data set's.
+        notes: facts for the record, plain data.
     """
 
-    logits: np.ndarray
-    labels: np.ndarray
-    ids: tuple[str, ...]
-    grid: tuple[Mapping[str, Any], ...]
-    chosen: int
+    outputs: Mapping[str, np.ndarray]
     cost: Cost
+    grid: tuple[Mapping[str, Any], ...] = ()
+    chosen: int = 0
     skipped: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, np.ndarray] | None = None
+    scores: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
+    higher_is_better: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    main_metric: str | None = None
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +124,15 @@ class Protocol(abc.ABC):
 
     Attributes:
         name: in configs and records.
-        trains_backbone: whether the result has weights.
+        tasks: kinds of data set it can judge.
+        makes_head: whether the result has weights: a head that other protocols can judge further.
+        needs_head: whether it judges such a head, and trains nothing.
     """
 
     name: typing.ClassVar[str]
-    trains_backbone: typing.ClassVar[bool] = False
+    tasks: typing.ClassVar[tuple[Task, ...]] = ("classification",)
+    makes_head: typing.ClassVar[bool] = False
+    needs_head: typing.ClassVar[bool] = False
 
     def drop_path_rate(self) -> float:
         """Rate the backbone is built with; only a protocol that trains the backbone has one."""
@@ -124,7 +157,10 @@ class Protocol(abc.ABC):
 
     @abc.abstractmethod
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
-        """Judges the backbone: everything is chosen on the validation split, the test split is read once."""
+        """Judges the backbone: everything is chosen on the validation split, the test split is read once.
+
+        A protocol with `needs_head` judges `context.trained`, whose backbone may be another than the competitor.
+        """
 
 
 def _typed(key: str, value: Any, kind: Any) -> Any:

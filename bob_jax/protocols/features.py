@@ -1,7 +1,7 @@
 """Every image through a frozen backbone once, and never again: the descriptors of a split and their cache on disk.
 
-The key of the cache is everything that decides the features: the weights, the source's content, the preprocessing
-and the compute dtype. So a second protocol on the same backbone and data runs no backbone.
+The key of the cache is everything that decides the features: the weights, the source's content, the preprocessing,
+the descriptor and the compute dtype. So a second protocol on the same backbone and data runs no backbone.
 """
 
 import dataclasses
@@ -18,58 +18,85 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bob_jax.backbones.base import Features
 from bob_jax.cache import cache_dir
-from bob_jax.data.base import Dataset, Source
+from bob_jax.data.base import Source
 from bob_jax.data.on_device import normalize
+from bob_jax.data.transforms import Eval
 from bob_jax.protocols.base import Competitor, Context, Cost
 from bob_jax.protocols.inference import Rows, infer
 from bob_jax.training import mesh as meshes
 
 Color = tuple[float, float, float]
+Descriptor = Callable[[Features], jax.Array]
 
-FORMAT = 1  # part of the key: raise it when extraction changes what it computes
+FORMAT = 2  # part of the key: raise it when extraction changes what it computes
 
 
-def extract(competitor: Competitor, dataset: Dataset, split: str, context: Context, batch_size: int) -> Rows:
-    """The pooled descriptors [N, D] of all images of a split, from the cache where they are known.
+@dataclasses.dataclass(frozen=True)
+class Pooled:
+    """The descriptor that the checkpoint's authors define."""
+
+    def __call__(self, features: Features) -> jax.Array:
+        """[B, D]."""
+        return features.pooled
+
+
+def extract(
+    competitor: Competitor,
+    source: Source,
+    title: str,
+    context: Context,
+    batch_size: int,
+    *,
+    descriptor: Descriptor = Pooled(),  # frozen, and the same for all
+    input_size: int | None = None,
+) -> Rows:
+    """The descriptors [N, D] of all images of a source, from the cache where they are known.
 
     Args:
         competitor: the backbone; it runs in evaluation mode and is not changed.
-        dataset: the images.
-        split: of the data set.
+        source: the images.
+        title: what the progress bar calls them.
         context: mesh and workers.
         batch_size: images on all devices together; changes the speed, not the result.
+        descriptor: what is made of the backbone's features: a frozen dataclass, whose repr is part of the cache's key.
+        input_size: side of the input in pixels; the card's when None.
 
     Raises:
         CorruptImage: an image cannot be decoded and `context.skip_corrupt` is not set.
     """
-    source, card = dataset.splits[split], competitor.card
-    path = cache_dir("features") / f"{_key(competitor, source, context)}.npz"
+    card = competitor.card
+    path = cache_dir("features") / f"{_key(competitor, source, context, descriptor, input_size)}.npz"
     known = _read(path, source)
     if known is not None:
         return known
     graphdef, state = nnx.split(competitor.module)
     state = meshes.place(nnx.to_pure_dict(state), context.mesh)
-    apply = _pooled(graphdef, card.preprocessing.mean, card.preprocessing.std, context.mesh)
-    title = f"{card.name}: features of {dataset.name}/{split}"
-    rows = infer(apply, state, source, card.preprocessing, context, batch_size, title)
+    apply = _apply(graphdef, descriptor, card.preprocessing.mean, card.preprocessing.std, context.mesh)
+    transform = Eval(card.preprocessing, input_size)
+    rows = infer(apply, state, source, transform, context, batch_size, f"{card.name}: features of {title}")
     if jax.process_index() == 0:
         _write(path, rows)
     return rows
 
 
 @functools.lru_cache(maxsize=4)
-def _pooled(graphdef: nnx.GraphDef, mean: Color, std: Color, mesh: jax.sharding.Mesh) -> Callable:
+def _apply(
+    graphdef: nnx.GraphDef, descriptor: Descriptor, mean: Color, std: Color, mesh: jax.sharding.Mesh
+) -> Callable[[dict, jax.Array], jax.Array]:
     """One jitted function a backbone, so that its splits share one compilation."""
 
     @functools.partial(jax.jit, out_shardings=meshes.batch_sharding(mesh))
     def apply(state: dict, images: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, state)(normalize(images, mean, std)).pooled.astype(jnp.float32)
+        return descriptor(nnx.merge(graphdef, state)(normalize(images, mean, std))).astype(jnp.float32)
 
     return apply
 
 
-def _key(competitor: Competitor, source: Source, context: Context) -> str:
+def _key(
+    competitor: Competitor, source: Source, context: Context, descriptor: Descriptor, input_size: int | None
+) -> str:
     parts = {
         "format": FORMAT,
         "weights": competitor.weights_sha256,
@@ -78,6 +105,8 @@ def _key(competitor: Competitor, source: Source, context: Context) -> str:
         "architecture": [competitor.card.architecture, dict(competitor.card.arguments)],
         "dtype": str(jnp.dtype(competitor.module.dtype)),
         "skip_corrupt": context.skip_corrupt,
+        "descriptor": repr(descriptor),
+        "input_size": input_size,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

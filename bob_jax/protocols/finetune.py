@@ -20,10 +20,10 @@ from flax import nnx
 from bob_jax.data import on_device
 from bob_jax.data.base import Dataset
 from bob_jax.data.loader import Loader
-from bob_jax.data.transforms import Train
-from bob_jax.metrics.classification import METRICS, per_example
+from bob_jax.data.transforms import Eval, Train
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.inference import Rows, infer
+from bob_jax.protocols.scoring import judged, validation_score
 from bob_jax.training import optimizer as optimizers
 from bob_jax.training.checkpoint import Checkpointing
 from bob_jax.training.loop import Diverged, FitResult, fit
@@ -62,7 +62,7 @@ class Finetune(Protocol):
     """
 
     name: ClassVar[str] = "finetune"
-    trains_backbone: ClassVar[bool] = True
+    makes_head: ClassVar[bool] = True
     learning_rates: tuple[float, ...]
     weight_decays: tuple[float, ...]
     layer_decay: float
@@ -97,17 +97,17 @@ class Finetune(Protocol):
         if not trained:
             raise Diverged(f"all {len(points)} points of protocols.finetune diverged: lower its learning_rates")
         chosen = max(trained, key=lambda i: points[i].grid["validation"])
-        test = trainer.predict(place(trained[chosen], context.mesh), "test")
-        ids = dataset.splits["test"].ids
+        placed = place(trained[chosen], context.mesh)
+        validation, test = (trainer.predict(placed, split) for split in ("validation", "test"))
+        outputs, notes = judged(dataset, test, test.values, validation, validation.values)
         return Result(
-            logits=test.values,
-            labels=test.labels,
-            ids=tuple(ids[i] for i in test.index),
+            outputs=outputs,
+            cost=dataclasses.replace(test.cost, device_seconds=sum(point.device_seconds for point in points)),
             grid=tuple(point.grid for point in points),
             chosen=chosen,
-            cost=dataclasses.replace(test.cost, device_seconds=sum(point.device_seconds for point in points)),
-            skipped={"train": points[chosen].skipped, "test": test.skipped},
+            skipped={"train": points[chosen].skipped, "validation": validation.skipped, "test": test.skipped},
             weights=_named(trained[chosen]),
+            notes=notes,
         )
 
 
@@ -194,14 +194,14 @@ class _Trainer:
             self.apply,
             weights,
             self.dataset.splits[split],
-            self.competitor.card.preprocessing,
+            Eval(self.competitor.card.preprocessing),
             self.context,
             self.protocol.batch_size,
             f"{self.competitor.card.name}: {split}",
         )
 
     def _score(self, rows: Rows) -> float:
-        return METRICS[self.dataset.metric](per_example(rows.values, rows.labels))
+        return validation_score(self.dataset, rows.values, rows.labels)
 
     def _loader(self) -> Loader:
         protocol, preprocessing = self.protocol, self.competitor.card.preprocessing

@@ -9,10 +9,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bob_jax.backbones.card import Preprocessing
 from bob_jax.data.base import Source
 from bob_jax.data.loader import Loader
-from bob_jax.data.transforms import Eval
+from bob_jax.data.transforms import Transform
 from bob_jax.protocols.base import Context, Cost
 from bob_jax.training import mesh as meshes
 from bob_jax.training.reporting import Progress
@@ -24,7 +23,7 @@ class Rows:
 
     Attributes:
         values: [N, K] float32.
-        labels: [N] int32.
+        labels: [N] int32, or [N, C] where an image has several.
         index: [N] positions in the source; undecodable images are left out of all three.
         skipped: ids of undecodable images.
         cost: of the pass.
@@ -41,18 +40,18 @@ def infer(
     apply: Callable[[Any, jax.Array], jax.Array],
     state: Any,
     source: Source,
-    preprocessing: Preprocessing,
+    transform: Transform,
     context: Context,
     batch_size: int,
     title: str,
 ) -> Rows:
-    """Runs `apply(state, images)` over a split with the checkpoint's own evaluation transform.
+    """Runs `apply(state, images)` over a split.
 
     Args:
         apply: jitted; images [B, H, W, 3] uint8 -> [B, K] float32.
         state: pytree that lies on the mesh.
         source: the images.
-        preprocessing: of the card.
+        transform: from picture to input, the checkpoint's own.
         context: mesh and workers.
         batch_size: images on all devices together; changes the speed, not the result.
         title: what the progress bar says.
@@ -62,7 +61,7 @@ def infer(
     """
     loader = Loader(
         source,
-        Eval(preprocessing),
+        transform,
         batch_size=meshes.round_up(min(batch_size, len(source)), context.mesh),
         shuffle=False,
         epochs=1,

@@ -14,9 +14,9 @@ import numpy as np
 
 from bob_jax.data.base import Dataset
 from bob_jax.errors import BobError
-from bob_jax.metrics.classification import METRICS, per_example
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
+from bob_jax.protocols.scoring import judged, validation_score
 
 QUERY_BLOCK = 1024  # rows of the similarity matrix in memory at a time
 GALLERY_BLOCK = 16384  # and its columns
@@ -40,7 +40,8 @@ class KNN(Protocol):
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
         """Votes of the training images for the test images."""
         train, validation, test = (
-            extract(competitor, dataset, split, context, self.batch_size) for split in ("train", "validation", "test")
+            extract(competitor, dataset.splits[split], f"{dataset.name}/{split}", context, self.batch_size)
+            for split in ("train", "validation", "test")
         )
         ks = tuple(k for k in self.k if k <= len(train.values))
         if not ks:
@@ -48,21 +49,20 @@ class KNN(Protocol):
         classify = functools.partial(
             vote, gallery=train.values, labels=train.labels, classes=len(dataset.classes), temperature=self.temperature
         )
-        grid = []
-        for k, logits in zip(ks, classify(validation.values, ks=ks), strict=True):
-            score = METRICS[dataset.metric](per_example(logits, validation.labels))
-            grid.append({"k": k, "validation": score})
+        voted = classify(validation.values, ks=ks)
+        grid = [
+            {"k": k, "validation": validation_score(dataset, logits, validation.labels)}
+            for k, logits in zip(ks, voted, strict=True)
+        ]
         chosen = max(range(len(grid)), key=lambda i: grid[i]["validation"])  # of equals the smallest k
-        logits = classify(test.values, ks=(ks[chosen],))[0]
-        ids = dataset.splits["test"].ids
+        outputs, notes = judged(dataset, test, classify(test.values, ks=(ks[chosen],))[0], validation, voted[chosen])
         return Result(
-            logits=logits,
-            labels=test.labels,
-            ids=tuple(ids[i] for i in test.index),
+            outputs=outputs,
+            cost=test.cost,
             grid=tuple(grid),
             chosen=chosen,
-            cost=test.cost,
             skipped={"train": train.skipped, "validation": validation.skipped, "test": test.skipped},
+            notes=notes,
         )
 
 

@@ -17,9 +17,10 @@ import numpy as np
 import optax
 
 from bob_jax.data.base import Dataset
-from bob_jax.metrics.classification import METRICS, per_example
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
+from bob_jax.protocols.head import Head, predict
+from bob_jax.protocols.scoring import judged, validation_score
 from bob_jax.training import mesh as meshes
 
 Params = tuple[jax.Array, jax.Array]  # W, b
@@ -39,6 +40,7 @@ class LinearProbe(Protocol):
     """
 
     name: ClassVar[str] = "linear_probe"
+    makes_head: ClassVar[bool] = True
     regularisation: tuple[float, ...]
     tolerance: float
     max_iterations: int
@@ -47,7 +49,8 @@ class LinearProbe(Protocol):
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
         """Fits every lambda on train, chooses on validation, reads test once."""
         train, validation, test = (
-            extract(competitor, dataset, split, context, self.batch_size) for split in ("train", "validation", "test")
+            extract(competitor, dataset.splits[split], f"{dataset.name}/{split}", context, self.batch_size)
+            for split in ("train", "validation", "test")
         )
         mean, scale = standardisation(train.values)
         weights, bias, gradient, iterations = solve(
@@ -59,29 +62,28 @@ class LinearProbe(Protocol):
             max_iterations=self.max_iterations,
             mesh=context.mesh,
         )
-        standardised = (validation.values - mean) / scale
+        heads = [Head(weights[i], bias[i], mean, scale) for i in range(len(self.regularisation))]
+        scored = [predict(head, validation.values) for head in heads]
         grid = [
             {
                 "regularisation": strength,
                 "iterations": int(iterations[i]),
                 "converged": bool(gradient[i] <= self.tolerance),
-                "validation": METRICS[dataset.metric](
-                    per_example(_logits(standardised, weights[i], bias[i]), validation.labels)
-                ),
+                "validation": validation_score(dataset, scored[i], validation.labels),
             }
             for i, strength in enumerate(self.regularisation)
         ]
         # Of equals the strongest regularisation: the simpler model.
         chosen = max(range(len(grid)), key=lambda i: (grid[i]["validation"], grid[i]["regularisation"]))
-        ids = dataset.splits["test"].ids
+        outputs, notes = judged(dataset, test, predict(heads[chosen], test.values), validation, scored[chosen])
         return Result(
-            logits=_logits((test.values - mean) / scale, weights[chosen], bias[chosen]),
-            labels=test.labels,
-            ids=tuple(ids[i] for i in test.index),
+            outputs=outputs,
+            cost=test.cost,
             grid=tuple(grid),
             chosen=chosen,
-            cost=test.cost,
             skipped={"train": train.skipped, "validation": validation.skipped, "test": test.skipped},
+            weights=heads[chosen].named(),
+            notes=notes,
         )
 
 
@@ -90,10 +92,6 @@ def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     varies = std > 1e-6 * max(float(std.max()), 1e-12)
     return mean.astype(np.float32), np.where(varies, std, 1.0).astype(np.float32)
-
-
-def _logits(features: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    return np.asarray(jnp.matmul(features, weights, precision="float32")) + bias
 
 
 def solve(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bob_jax.metrics import bootstrap
-from bob_jax.metrics.classification import METRICS
+from bob_jax.metrics.catalog import METRICS
 from bob_jax.results.record import Cost, Record
 
 PerExample = Callable[[str], Mapping[str, np.ndarray] | None]
@@ -97,9 +97,11 @@ def boards(records: Sequence[Record], per_example: PerExample) -> list[Board]:
 
 def _question(record: Record) -> dict[str, Any]:
     """What was asked, flat, in an order that does not depend on the record."""
+    drawn = () if record.dataset.draw is None else ("train", "validation")  # each draw is a seed of the same question
     data = {
         f"{split} {what}": value
         for split, facts in sorted(record.dataset.splits.items())
+        if split not in drawn
         for what, value in (("images", facts.size), ("data", facts.fingerprint))
     }
     return {

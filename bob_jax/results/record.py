@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bob_jax.errors import BobError
 from bob_jax.results.schema import REMEDY, parse, plain
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,20 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetUsed:
-    """The data as they were; `classes` is their number, `metric` the name of the score that ranks backbones on them."""
+    """The data as they were.
+
+    Attributes:
+        classes: their number.
+        metric: name of the score that ranks backbones on them.
+        draw: seed of the draw that chose a low-data training split; null where no draw did.
+    """
 
     name: str
     version: str
     classes: int
     metric: str
     licence: str
+    draw: int | None
     splits: dict[str, Split]
 
 
@@ -142,7 +149,9 @@ class Record:
     Attributes:
         metrics: by name; all of the test split.
         main_metric: the one that ranks backbones.
+        source_cell: id of the cell that left the head that was judged; null where the protocol made its own.
         selection: null for a protocol that chooses nothing.
+        notes: what else the protocol says of the result, e.g. the temperature that calibrates it.
         created: UTC, ISO 8601.
     """
 
@@ -150,10 +159,12 @@ class Record:
     backbone: BackboneUsed
     dataset: DatasetUsed
     protocol: ProtocolUsed
+    source_cell: str | None
     metrics: dict[str, Score]
     main_metric: str
     interval: Interval
     selection: Selection | None
+    notes: dict[str, Any]
     cost: Cost
     environment: Environment
     created: str

@@ -1,5 +1,7 @@
 """Which cells run, and what is kept of them; the judging itself is replaced."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from synthetic_records import simulate
@@ -17,17 +19,12 @@ WEIGHTS = {"head.kernel": np.ones((2, 3), np.float32)}
 def ran(monkeypatch):
     """The cells that were judged, in order."""
     cells: list[grid.Cell] = []
-    dataset = single.load_dataset("digits", None, None)
 
-    def run(cell, *_):
-        cells.append(cell)
-        record, outputs = simulate(cell.backbone, n=20)
-        return single.Judged(record_as(record, cell), outputs, WEIGHTS if cell.protocol.trains_backbone else None)
-
-    def record_as(record, cell):
-        import dataclasses
-
-        return dataclasses.replace(record, cell=single.describe(cell, dataset))
+    def run(job, *_):
+        cells.append(job.cell)
+        record, outputs = simulate(job.cell.backbone, n=20)
+        record = dataclasses.replace(record, cell=single.describe(job))
+        return single.Judged(record, outputs, WEIGHTS if job.cell.protocol.makes_head else None)
 
     monkeypatch.setattr(single, "run", run)
     return cells
@@ -46,7 +43,7 @@ def test_weights_are_kept_when_asked_for_also_of_a_cell_that_has_a_record(ran, t
     ids = {record.cell.protocol: record.cell.id for record in store.read_all()}
     assert not any(map(store.has_weights, ids.values()))
     assert run(tmp_path, keep_weights=True) == 0
-    assert [cell.protocol.name for cell in ran[2:]] == ["finetune"]  # a frozen backbone has no weights to wait for
+    assert [cell.protocol.name for cell in ran[2:]] == ["finetune"]  # neighbours leave no weights to wait for
     np.testing.assert_array_equal(store.weights(ids["finetune"])["head.kernel"], WEIGHTS["head.kernel"])
     for keep_weights in (True, False):
         assert run(tmp_path, keep_weights) == 0
