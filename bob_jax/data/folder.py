@@ -47,7 +47,8 @@ class FolderSource:
             self.labels = np.array([number[path.split("/")[depth]] for path in self.ids], np.int32)
         except KeyError as error:
             raise BobError(f"class {error} of {root} has no training images: add some, or remove its folder") from None
-        self.fingerprint = hashlib.sha256("\n".join(f"{path}\t{size}" for path, size in files).encode()).hexdigest()
+        held = "\n".join(f"{path}\t{size}" for path, size in files)
+        self.fingerprint = hashlib.sha256(held.encode(errors="surrogateescape")).hexdigest()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,11 +93,11 @@ def load(
         raise BobError(f"no folder {root}: give the folder that holds train/CLASS/*.jpg or CLASS/*.jpg")
     folders = _split_folders(root)
     if folders:
-        classes = _class_names(root / folders["train"])
+        classes = class_names(root / folders["train"])
         official = {split: _source(root, folder, classes) for split, folder in folders.items()}
         splits, notes = _with_validation(official, folders, validation_fraction)
     else:
-        official = {"all": _source(root, "", _class_names(root))}
+        official = {"all": _source(root, "", class_names(root))}
         splits, notes = _three_ways(official["all"])
     empty = [split for split, source in splits.items() if not len(source)]
     if empty:
@@ -148,7 +149,12 @@ def _three_ways(source: FolderSource) -> tuple[dict[str, Source], dict[str, str]
     return {"train": train, "validation": validation, "test": test}, notes
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def class_names(folder: Path) -> tuple[str, ...]:
+    """Sorted names of the class folders in a folder.
+
+    Raises:
+        BobError: there are none.
+    """
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise BobError(f"no class folders in {folder}: put the images of each class into a folder named after it")
@@ -159,8 +165,8 @@ def _source(root: Path, folder: str, classes: Sequence[str]) -> FolderSource:
     top = root / folder
     files = [
         (f"{folder}/{path}" if folder else path, size)
-        for name in _class_names(top)
-        for path, size in _images(top, name)
+        for name in class_names(top)
+        for path, size in images_below(top, name)
     ]
     source = FolderSource(root, files, classes, depth=1 if folder else 0)
     if folder in ("", *SPLIT_FOLDERS["train"]) and (bare := set(range(len(classes))) - set(source.labels.tolist())):
@@ -170,7 +176,7 @@ def _source(root: Path, folder: str, classes: Sequence[str]) -> FolderSource:
     return source
 
 
-def _images(top: Path, below: str) -> list[tuple[str, int]]:
+def images_below(top: Path, below: str) -> list[tuple[str, int]]:
     """Path below `top`, with "/", and size of every image in a folder and its folders, sorted."""
     found = []
     with os.scandir(top / below) as entries:
@@ -179,7 +185,7 @@ def _images(top: Path, below: str) -> list[tuple[str, int]]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                found += _images(top, path)
+                found += images_below(top, path)
             elif Path(entry.name).suffix.lower() in EXTENSIONS:
                 found.append((path, entry.stat().st_size))
     return found
