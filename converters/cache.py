@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from bob_jax.backbones import parameters, zoo
-from bob_jax.backbones.card import Card
+from bob_jax.backbones.card import Card, TextCard
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
 from converters import bridge, formats, rules, sources
@@ -67,14 +67,15 @@ class Original:
         }
 
 
-def path_of(card: Card) -> Path:
+def path_of(card: Card | TextCard) -> Path:
     """Where the converted weights of a card are kept."""
     return cache_dir("weights") / f"{card.name.replace(':', '--')}.safetensors"
 
 
-def shapes_of(card: Card) -> dict[str, tuple[int, ...]]:
+def shapes_of(card: Card | TextCard) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter and statistic of a card's architecture; nothing is initialised."""
-    return {name: leaf.shape for name, leaf in parameters.flatten(zoo.skeleton(card.name)).items()}
+    module = zoo.text_skeleton(card) if isinstance(card, TextCard) else zoo.skeleton(card.name)
+    return {name: leaf.shape for name, leaf in parameters.flatten(module).items()}
 
 
 def as_it_is(array: np.ndarray) -> Any:
@@ -82,7 +83,7 @@ def as_it_is(array: np.ndarray) -> Any:
     return array
 
 
-def load(card: Card, place: Callable[[np.ndarray], Any] = as_it_is) -> tuple[dict[str, Any], Receipt]:
+def load(card: Card | TextCard, place: Callable[[np.ndarray], Any] = as_it_is) -> tuple[dict[str, Any], Receipt]:
     """The parameters of a card by dotted path, float32, and their receipt.
 
     The file is read tensor by tensor, digested in passing and compared with the receipt: sha256 runs at more than a
@@ -107,7 +108,7 @@ def load(card: Card, place: Callable[[np.ndarray], Any] = as_it_is) -> tuple[dic
     return found
 
 
-def _read(card: Card, place: Callable[[np.ndarray], Any]) -> tuple[dict[str, Any], Receipt] | None:
+def _read(card: Card | TextCard, place: Callable[[np.ndarray], Any]) -> tuple[dict[str, Any], Receipt] | None:
     """What the cache has of a card; None if it has nothing, or nothing that is whole and of this card."""
     digest, placed = Digest(), {}
     try:
@@ -123,7 +124,7 @@ def _read(card: Card, place: Callable[[np.ndarray], Any]) -> tuple[dict[str, Any
     return (placed, receipt) if digest.hexdigest() == receipt.weights_sha256 else None
 
 
-def read_receipt(card: Card) -> Receipt | None:
+def read_receipt(card: Card | TextCard) -> Receipt | None:
     """The receipt of the converted weights in the cache; None if there are none that can be used.
 
     A file that is cut off or was made from another card or by another converter counts as none: it is made anew.
@@ -134,7 +135,7 @@ def read_receipt(card: Card) -> Receipt | None:
         return None
 
 
-def _receipt(header: formats.Header, card: Card) -> Receipt | None:
+def _receipt(header: formats.Header, card: Card | TextCard) -> Receipt | None:
     try:
         receipt = Receipt.from_json(header.metadata["receipt"])
     except (KeyError, ValueError, TypeError):
@@ -142,7 +143,7 @@ def _receipt(header: formats.Header, card: Card) -> Receipt | None:
     return receipt if (receipt.card, receipt.converter) == (_fingerprint(card), CONVERTER_VERSION) else None
 
 
-def original_of(card: Card, file: Path | None = None, table: str | None = None) -> Original:
+def original_of(card: Card | TextCard, file: Path | None = None, table: str | None = None) -> Original:
     """The card's published weights, fetched if need be; or a file that the user has.
 
     Args:
@@ -176,14 +177,16 @@ def _existing(file: Path) -> Path:
     return file
 
 
-def convert(card: Card, original: Original) -> tuple[dict[str, np.ndarray], Receipt]:
+def convert(card: Card | TextCard, original: Original) -> tuple[dict[str, np.ndarray], Receipt]:
     """Converts published weights and keeps the result in the cache.
 
     Raises:
         BobError: the file cannot be read, or does not fit the architecture.
     """
     what = f"{original.source} for {card.name}"
-    source = bridge.prepared(original.read(), original.table, card, what=what)
+    source = original.read()
+    if isinstance(card, Card):
+        source = bridge.prepared(source, original.table, card, what=what)
     arrays = rules.convert(source, table_of(original.table), shapes_of(card), what=what)
     receipt = Receipt(
         backbone=card.name,
@@ -205,7 +208,7 @@ def convert(card: Card, original: Original) -> tuple[dict[str, np.ndarray], Rece
     return arrays, receipt
 
 
-def save(card: Card, arrays: Mapping[str, np.ndarray], receipt: Receipt) -> None:
+def save(card: Card | TextCard, arrays: Mapping[str, np.ndarray], receipt: Receipt) -> None:
     """Writes converted weights with their receipt, at once or not at all; the last of several writers wins.
 
     Raises:
@@ -249,6 +252,6 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def _fingerprint(card: Card) -> str:
+def _fingerprint(card: Card | TextCard) -> str:
     decisive = [card.architecture, dict(card.arguments), card.table, card.source and dataclasses.asdict(card.source)]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -228,7 +228,7 @@ def _join(
             value = np.concatenate(ordered, axis=-1) if joined else ordered[0]
             if value.shape != shape:
                 problems[f"of shape {value.shape} where the architecture has {shape}"].append(target)
-            converted[target] = np.ascontiguousarray(value, dtype=np.float32)
+            converted[target] = np.asarray(value, np.float32, order="C")
     return converted
 
 

@@ -13,6 +13,7 @@ from converters import (
     sam_vit,
     stable_diffusion,
     swin_v2,
+    text,
     vit,
 )
 from converters.rules import Table
@@ -51,6 +52,7 @@ TABLES: dict[str, Table] = {
     "diffusers_sd_v1": stable_diffusion.DIFFUSERS_V1,
     "diffusers_sd_v2": stable_diffusion.DIFFUSERS_V2,
     "compvis_sd_v1": stable_diffusion.COMPVIS_V1,
+    "openclip_text": text.OPENCLIP_TEXT,
     "timm_sam_vit": sam_vit.TIMM_SAM_VIT,
     "sam_vit": sam_vit.SAM_VIT,
 }

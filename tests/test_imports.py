@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "timm", "transformers", "diffusers", "tensorflow", "tensorflow_datasets", "ray")
+HEAVY = ("torch", "timm", "transformers", "diffusers", "tensorflow", "tensorflow_datasets", "tokenizers", "ray")
 EXTRAS = ("ml_collections", "grain", "sklearn", "scipy", "matplotlib", "PIL", "huggingface_hub", "safetensors")
 ALL = """
 import importlib, pkgutil, sys

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
+IN1K = "ImageNet-1k"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,28 @@ class WeightSource:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextCard:
+    """The other half of a vision-language checkpoint: what names classes instead of learning them from images.
+
+    Attributes:
+        name: of its converted weights, e.g. "vit_b16_clip.text".
+        arguments: what `text.TextTower` is called with.
+        source: the whole checkpoint in OpenCLIP's layout, of which the image tower is left out.
+        tokenizer: the `tokenizer.json` that its texts were split by.
+        licence: of the weights.
+    """
+
+    architecture: ClassVar[str] = "text"
+    table: ClassVar[str] = "openclip_text"
+
+    name: str
+    arguments: Mapping[str, Any]
+    source: WeightSource
+    tokenizer: WeightSource
+    licence: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Card:
     """A competitor.
 
@@ -71,6 +94,8 @@ class Card:
         scores: published figures with their source, e.g. {"imagenet top-1": "84.53 (timm results)"}.
         notes: what a user must know.
         gated: whether the publisher's terms must be accepted, with an account, before the weights can be fetched.
+        classifier: `IN1K` where the source has a linear layer that tells the classes of ImageNet-1k apart; else None.
+        text: the text side of a vision-language checkpoint; None for any other, and where only images are left of it.
     """
 
     name: str
@@ -89,3 +114,5 @@ class Card:
     scores: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: str = ""
     gated: bool = False
+    classifier: str | None = None
+    text: TextCard | None = None

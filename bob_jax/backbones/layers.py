@@ -223,18 +223,19 @@ class GatedMlp(nnx.Module):
         return self.fc2(jax.nn.silu(gate) * value)
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False) -> jax.Array:
     """Scaled dot-product attention.
 
     Args:
         query: [B, Q, heads, D].
         key: [B, K, heads, D].
         value: [B, K, heads, D].
+        causal: nothing is attended to that stands behind the query.
 
     Returns:
         [B, Q, heads * D], in the dtype of `value`.
     """
-    out = jax.nn.dot_product_attention(query, key, value)
+    out = jax.nn.dot_product_attention(query, key, value, is_causal=causal)
     return out.reshape(*out.shape[:2], -1)
 
 

@@ -60,16 +60,18 @@ class PatchEmbed(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention with one matrix for query, key and value, in this order: [B, N, C] to [B, N, C]."""
 
-    def __init__(self, width: int, num_heads: int, *, qkv_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, num_heads: int, *, qkv_bias: bool, causal: bool = False, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         self.qkv = Linear(width, 3 * width, bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.proj = Linear(width, width, dtype=dtype, rngs=rngs)
-        self.num_heads = num_heads
+        self.num_heads, self.causal = num_heads, causal
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Attends every token to every other."""
+        """Attends every token to every other, or, where it is causal, to those before it."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        return self.proj(attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]))
+        return self.proj(attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], causal=self.causal))
 
 
 class AttentionPoolLatent(nnx.Module):
@@ -111,11 +113,12 @@ class Block(nnx.Module):
         layer_scale: float | None,
         epsilon: float,
         drop_path: float,
+        causal: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.norm1 = LayerNorm(width, epsilon=epsilon, dtype=dtype)
-        self.attn = Attention(width, num_heads, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.attn = Attention(width, num_heads, qkv_bias=qkv_bias, causal=causal, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, epsilon=epsilon, dtype=dtype)
         self.mlp = (
             GatedMlp(width, hidden, dtype=dtype, rngs=rngs)

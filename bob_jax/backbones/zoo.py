@@ -18,7 +18,7 @@ from bob_jax.backbones.aimv2 import AIMv2
 from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.beit import Beit
 from bob_jax.backbones.bridge import Bridge
-from bob_jax.backbones.card import Card
+from bob_jax.backbones.card import Card, TextCard
 from bob_jax.backbones.cards import any_timm
 from bob_jax.backbones.cards.aimv2 import AIMV2_CARDS
 from bob_jax.backbones.cards.beit import BEIT_CARDS
@@ -31,6 +31,7 @@ from bob_jax.backbones.cards.hiera import HIERA_CARDS
 from bob_jax.backbones.cards.resnet import RESNET_CARDS
 from bob_jax.backbones.cards.sam import SAM_CARDS
 from bob_jax.backbones.cards.swin import SWIN_CARDS
+from bob_jax.backbones.cards.text import with_text
 from bob_jax.backbones.cards.twins import RANDOM_CARDS
 from bob_jax.backbones.cards.vit import VIT_CARDS
 from bob_jax.backbones.clip_resnet import CLIPResNet
@@ -42,8 +43,9 @@ from bob_jax.backbones.sam_vit import SamViT
 from bob_jax.backbones.sscd import SSCD
 from bob_jax.backbones.stable_diffusion import StableDiffusionEncoder
 from bob_jax.backbones.swin_v2 import SwinV2
+from bob_jax.backbones.text import TextTower
 from bob_jax.backbones.vit import ViT
-from bob_jax.errors import unknown_name
+from bob_jax.errors import BobError, unknown_name
 
 ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "vit": ViT,
@@ -64,7 +66,7 @@ ARCHITECTURES: dict[str, Callable[..., Backbone]] = {
     "nnx": own.build,
 }
 CARDS: dict[str, Card] = {
-    one.name: one
+    one.name: with_text(one)
     for one in (
         *VIT_CARDS,
         *RESNET_CARDS,
@@ -150,6 +152,12 @@ def skeleton(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.
     return nnx.eval_shape(lambda: _make(known, dtype=dtype, drop_path=drop_path, rngs=OneKey(jax.random.key(0))))
 
 
+def text_skeleton(known: TextCard, *, dtype: DTypeLike | None = None) -> TextTower:
+    """The text side of a vision-language checkpoint, without memory or computation as `skeleton`."""
+    make: Callable[..., TextTower] = TextTower
+    return nnx.eval_shape(lambda: make(**known.arguments, dtype=dtype, rngs=OneKey(jax.random.key(0))))
+
+
 class OneKey(NamedTuple):
     """Stands in for `nnx.Rngs` where only shapes matter: every stream gives the same key.
 
@@ -201,6 +209,52 @@ def load(
     module = skeleton(name, dtype=dtype, drop_path=drop_path)
     parameters.assign(module, placed, where=str(cache.path_of(known)))
     return Loaded(module, receipt.weights_sha256)
+
+
+class LoadedText(NamedTuple):
+    """The text side of a vision-language backbone with its weights.
+
+    Attributes:
+        tower: ready to embed tokens.
+        weights_sha256: digest of all its parameters by name.
+    """
+
+    tower: TextTower
+    weights_sha256: str
+
+
+def text_card(name: str) -> TextCard:
+    """What is known of the text side of a backbone.
+
+    Raises:
+        BobError: unknown name, or a backbone that never learned from texts.
+    """
+    found = card(name).text
+    if found is None:
+        raise BobError(
+            f"{name} has no text tower, so no class can be told by its name: choose a vision-language backbone, e.g. "
+            "vit_b16_clip"
+        )
+    return found
+
+
+def load_text(name: str, *, dtype: DTypeLike | None = None) -> LoadedText:
+    """The text side of a vision-language backbone, fetched and converted at the first call.
+
+    Args:
+        name: key in `CARDS`.
+        dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU. Parameters are float32.
+
+    Raises:
+        BobError: as `text_card`, or weights that can be neither fetched nor converted.
+    """
+    from converters import cache
+
+    known = text_card(name)
+    arrays, receipt = cache.load(known)
+    tower = text_skeleton(known, dtype=dtype)
+    parameters.assign(tower, arrays, where=str(cache.path_of(known)))
+    return LoadedText(tower, receipt.weights_sha256)
 
 
 def weights_sha256(name: str, *, seed: int = 0) -> str:

@@ -88,7 +88,7 @@ def test_trap_mocov3_positions_are_fixed_but_part_of_the_checkpoint():
 
 def test_trap_clip_vits_have_epsilon_1e_5_and_a_norm_before_the_blocks():
     clip = [card for card in zoo.CARDS.values() if card.method == "clip" and card.architecture == "vit"]
-    assert len(clip) == 8
+    assert len(clip) == 9
     for card in clip:
         assert card.arguments["epsilon"] == 1e-5 and card.arguments["pre_norm"], card.name
     assert "epsilon" not in zoo.card("vit_b16_dino").arguments  # the class's default
@@ -98,6 +98,7 @@ def test_trap_clip_vits_have_epsilon_1e_5_and_a_norm_before_the_blocks():
 def test_trap_quick_gelu_where_the_weights_were_trained_with_it():
     quick = {name for name, card in zoo.CARDS.items() if card.arguments.get("activation") == "quick_gelu"}
     assert quick == {
+        "vit_b32_clip_openai",
         "vit_b16_clip_openai",
         "vit_l14_clip_openai",
         "vit_b16_clip_metaclip",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bob_jax.backbones.card import HALF, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import HALF, IN1K, Card, Preprocessing, WeightSource
 from bob_jax.backbones.cards.vit import B, L
 
 V1_INPUT = Preprocessing(crop_pct=0.9, mean=HALF, std=HALF)
@@ -51,6 +51,7 @@ def _cards() -> list[Card]:
             pooling="mean",
             scores={"imagenet top-1": f"{top1:.2f} (timm results-imagenet.csv)"} if top1 else {},
             notes="Fine-tuned with labels: not a self-supervised descriptor.",
+            classifier=IN1K if name.endswith("in1k") else None,
         )
         for name, tag, arguments, preprocessing, parameters, data, top1 in rows
     ]

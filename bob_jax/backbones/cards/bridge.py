@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bob_jax.backbones.card import HALF, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import HALF, IN1K, Card, Preprocessing, WeightSource
 
 IN1K_INPUT = Preprocessing()
 RSB_INPUT = Preprocessing(crop_pct=0.95)
@@ -46,6 +46,7 @@ def bridged(
         pooling="mean",
         scores=scores,
         notes=notes,
+        classifier=IN1K if top1 else None,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, IN1K, Card, Preprocessing, WeightSource
 
 ATTO = {"depths": (2, 2, 6, 2), "widths": (40, 80, 160, 320)}
 FEMTO = {"depths": (2, 2, 6, 2), "widths": (48, 96, 192, 384)}
@@ -48,6 +48,7 @@ def _card(
     scores: Mapping[str, str] | None = None,
     notes: str = "",
     gated: bool = False,
+    classifier: str | None = None,
 ) -> Card:
     """One row; `tag` is a repository of timm's on the hub, or a URL."""
     return Card(
@@ -67,6 +68,7 @@ def _card(
         scores=scores or {},
         notes=notes,
         gated=gated,
+        classifier=classifier,
     )
 
 
@@ -83,7 +85,7 @@ def _supervised() -> list[Card]:
         ("l", "large", LARGE, 84.3, 86.6),
         ("xl", "xlarge", XLARGE, None, 86.97),
     )
-    in1k, in22k = "ImageNet-1k", "ImageNet-22k"
+    in1k, in22k = IN1K, "ImageNet-22k"
     rows = []
     for size, word, arguments, top1, finetuned in sizes:
         source = {"source": "facebookresearch/ConvNeXt README, at 224"} if size == "l" else {}
@@ -100,6 +102,7 @@ def _supervised() -> list[Card]:
         _card(
             name, f"convnext_{tag}", arguments, MILLIONS[size],
             method="supervised", data=data, scores=scores, notes=notes,
+            classifier=IN1K if data.endswith(IN1K) else None,
         )
         for name, tag, size, arguments, data, scores, notes in rows
         if name != "convnext_xl_in1k"  # there is none
@@ -159,7 +162,7 @@ def _fcmae() -> list[Card]:
         cards += [
             _card(
                 f"{name}_{suffix}", f"{tag}_{suffix}", arguments | V2, millions,
-                method="fcmae+supervised", data=data, scores=scores, **licence,
+                method="fcmae+supervised", data=data, scores=scores, classifier=IN1K, **licence,
             )
             for suffix, data, scores in tuned
         ]  # fmt: skip
@@ -185,6 +188,7 @@ def _clip() -> list[Card]:
             _card(
                 f"convnext_b_clip_{suffix}", augreg + suffix, BASE, 87.6,
                 method="clip+supervised", data=data, preprocessing=CLIP_INPUT, scores=_top1(top1, table),
+                classifier=IN1K,
             )
             for suffix, data, top1 in (
                 ("ft_in1k", "LAION-2B, then ImageNet-1k", 86.18),

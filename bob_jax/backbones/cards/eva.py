@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, HALF, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, HALF, IN1K, Card, Preprocessing, WeightSource
 from bob_jax.backbones.cards.vit import B, L, S
 
 TI = {"width": 192, "depth": 12, "num_heads": 3}
@@ -50,6 +50,7 @@ def _card(
     table: str = "timm_eva",
     scores: Mapping[str, str] | None = None,
     notes: str = "",
+    classifier: str | None = None,
 ) -> Card:
     """One row; `tag` is a repository of timm's on the hub."""
     arguments = {"input_size": preprocessing.input_size, **arguments}
@@ -70,6 +71,7 @@ def _card(
         scores=scores or {},
         notes=notes,
         gated=gated,
+        classifier=classifier,
     )
 
 
@@ -108,7 +110,7 @@ def _eva02() -> list[Card]:
         _card(
             "eva02_b14_mim_ft_in1k", "eva02_base_patch14_448.mim_in22k_ft_in1k", base,
             _eva02_input(448, crop_pct=1.0), 86.3, method="eva02", data="ImageNet-22k, then ImageNet-1k",
-            licence="mit", scores={"imagenet top-1": "88.26 (timm results-imagenet.csv)"},
+            licence="mit", scores={"imagenet top-1": "88.26 (timm results-imagenet.csv)"}, classifier=IN1K,
         ),
         _card(
             "eva02_b14_mim_ft_in22k", "eva02_base_patch14_448.mim_in22k_ft_in22k", base,
@@ -119,7 +121,7 @@ def _eva02() -> list[Card]:
             "eva02_l14_mim_ft_in22k_in1k", "eva02_large_patch14_448.mim_m38m_ft_in22k_in1k", large,
             _eva02_input(448, crop_pct=1.0, crop_mode="squash"), 304.1, method="eva02",
             data="Merged-38M, then ImageNet-22k, then ImageNet-1k", licence="mit",
-            scores={"imagenet top-1": "90.06 (timm results-imagenet.csv)"},
+            scores={"imagenet top-1": "90.06 (timm results-imagenet.csv)"}, classifier=IN1K,
         ),
     ]  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bob_jax.backbones.card import Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import IN1K, Card, Preprocessing, WeightSource
 
 B = {"width": 96, "num_heads": 1, "stages": (2, 3, 16, 3)}
 SHARED: dict[str, Any] = {
@@ -32,6 +32,7 @@ HIERA_CARDS: tuple[Card, ...] = (
         data="ImageNet-1k, then its labels",
         source=WeightSource(hub="timm/hiera_base_224.mae_in1k_ft_in1k"),
         scores={"imagenet top-1": "84.53 (timm results-imagenet.csv)"},
+        classifier=IN1K,
         **SHARED,
     ),
 )

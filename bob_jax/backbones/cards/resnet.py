@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, IN1K, Card, Preprocessing, WeightSource
 
 R18 = {"stages": (2, 2, 2, 2), "block": "basic"}
 R50 = {"stages": (3, 4, 6, 3)}
@@ -34,6 +34,7 @@ def _resnet(
     commercial: bool = True,
     table: str = "timm_resnet",
     notes: str = "",
+    classifier: str | None = None,
 ) -> Card:
     return Card(
         name=name,
@@ -41,7 +42,7 @@ def _resnet(
         arguments={"input_size": preprocessing.input_size, **arguments},
         table=table,
         method=method,
-        data="ImageNet-1k",
+        data=IN1K,
         source=source,
         licence=licence,
         commercial=commercial,
@@ -51,6 +52,7 @@ def _resnet(
         pooling="mean",
         scores=scores,
         notes=notes,
+        classifier=classifier,
     )
 
 
@@ -83,6 +85,7 @@ def _supervised() -> list[Card]:
             notes="Trained at 176 pixels, which is also its evaluation size."
             if preprocessing.input_size == 176
             else "",
+            classifier=IN1K,
         )
         for name, tag, arguments, preprocessing, parameters, licence, top1 in rows
     ]

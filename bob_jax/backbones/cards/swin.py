@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bob_jax.backbones.card import HALF, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import HALF, IN1K, Card, Preprocessing, WeightSource
 
 T = {"width": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
 S = {"width": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
@@ -33,6 +33,7 @@ def _card(
     data: str,
     scores: Mapping[str, str],
     notes: str,
+    classifier: str | None = None,
 ) -> Card:
     """One row."""
     return Card(
@@ -51,12 +52,13 @@ def _card(
         pooling="mean",
         scores=scores,
         notes=notes,
+        classifier=classifier,
     )
 
 
 def _supervised() -> list[Card]:
     """SwinV2 (arXiv 2111.09883) as Microsoft published it, from timm's repositories."""
-    in1k, in22k, both = "ImageNet-1k", "ImageNet-22k", "ImageNet-22k at 192 pixels, then ImageNet-1k"
+    in1k, in22k, both = IN1K, "ImageNet-22k", f"ImageNet-22k at 192 pixels, then {IN1K}"
     base, large = "swinv2_base_window{}", "swinv2_large_window{}"
     to16, to24 = "12to16_192to256.ms_in22k_ft_in1k", "12to24_192to384.ms_in22k_ft_in1k"
     w8, w12, w16, w24 = ({"window": window} for window in (8, 12, 16, 24))
@@ -87,6 +89,7 @@ def _supervised() -> list[Card]:
             scores={"imagenet top-1": f"{top1:.2f} (timm results-imagenet.csv)"} if top1 else {},
             notes="Windows are fixed: other input sizes are padded to whole windows. The published score is for the "
             "native size.",
+            classifier=IN1K if data.endswith(IN1K) else None,
         )
         for name, tag, arguments, preprocessing, parameters, data, top1 in rows
     ]

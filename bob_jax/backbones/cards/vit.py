@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, HALF, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, HALF, IN1K, Card, Preprocessing, WeightSource
 
 S = {"width": 384, "depth": 12, "num_heads": 6}
 B = {"width": 768, "depth": 12, "num_heads": 12}
@@ -41,6 +41,7 @@ def _card(
     table: str = "timm_vit",
     scores: Mapping[str, str] | None = None,
     notes: str = "",
+    classifier: str | None = None,
 ) -> Card:
     """One row; `tag` is a repository of timm's on the hub, or a URL."""
     source = WeightSource(url=tag) if "://" in tag else WeightSource(hub=f"timm/{tag}")
@@ -61,6 +62,7 @@ def _card(
         pooling=arguments.get("pooling", "cls"),
         scores=scores or {},
         notes=notes,
+        classifier=classifier,
     )
 
 
@@ -70,7 +72,7 @@ def _top1(figure: float) -> dict[str, str]:
 
 def _supervised() -> list[Card]:
     """AugReg (arXiv 2106.10270), the first ViT, DeiT (2012.12877) and DeiT III (2204.07118)."""
-    in1k, in21k, both = "ImageNet-1k", "ImageNet-21k", "ImageNet-21k, then ImageNet-1k"
+    in1k, in21k, both = IN1K, "ImageNet-21k", f"ImageNet-21k, then {IN1K}"
     augreg = "vit_{}_patch16_224.augreg_{}".format
     rows: list[tuple[str, str, dict[str, Any], Preprocessing, float, str, float | None]] = [
         ("vit_s16_in1k", augreg("small", "in1k"), S, AUGREG_INPUT, 21.7, in1k, 78.84),
@@ -95,7 +97,7 @@ def _supervised() -> list[Card]:
         ("vit_s16_deit3", "deit3_small_patch16_224.fb_in1k", S | DEIT3, DEIT_INPUT, 21.7, in1k, 81.38),
         (
             "vit_s16_deit3_in22k_ft_in1k", "deit3_small_patch16_224.fb_in22k_ft_in1k",
-            S | DEIT3, Preprocessing(crop_pct=1.0), 21.7, "ImageNet-22k, then ImageNet-1k", 83.08,
+            S | DEIT3, Preprocessing(crop_pct=1.0), 21.7, f"ImageNet-22k, then {IN1K}", 83.08,
         ),
         ("vit_b16_deit3", "deit3_base_patch16_224.fb_in1k", B | DEIT3, DEIT_INPUT, 85.8, in1k, 83.80),
     ]  # fmt: skip
@@ -109,6 +111,7 @@ def _supervised() -> list[Card]:
             method="supervised",
             data=data,
             scores=_top1(top1) if top1 else None,
+            classifier=IN1K if data.endswith(IN1K) else None,
         )
         for name, tag, arguments, preprocessing, parameters, data, top1 in rows
     ]
@@ -248,6 +251,15 @@ def _clip() -> list[Card]:
             method="clip",
             data="LAION-2B",
             notes="Mean and standard deviation are 0.5, unlike every other CLIP model.",
+        ),
+        _card(
+            "vit_b32_clip_openai",
+            "vit_base_patch32_clip_224.openai",
+            b16_quick | {"patch_size": 32},
+            CLIP_INPUT,
+            87.5,
+            **openai,
+            scores={"imagenet zero-shot": f"63.32 {openclip}"},
         ),
         _card(
             "vit_b16_clip_openai",

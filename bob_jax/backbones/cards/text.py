@@ -1,0 +1,89 @@
+"""Text towers, by the backbone whose other half they are: sizes and activations as in OpenCLIP's configurations.
+
+The checkpoints are those of OpenCLIP's list of pretrained weights, from which timm took its image towers. Every CLIP
+has OpenAI's vocabulary, so one tokenizer serves them all.
+"""
+
+import dataclasses
+from typing import Any
+
+from bob_jax.backbones.card import Card, TextCard, WeightSource
+
+TIMM_FILE, LAION_FILE = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+CLIP_TOKENIZER = WeightSource(hub="openai/clip-vit-large-patch14", file="tokenizer.json")
+
+# Backbone, repository, width of tower, width of the joint space, and what differs from 12 blocks, exact GELU and a
+# projection of the image descriptor without bias.
+QUICK: dict[str, Any] = {"activation": "quick_gelu"}
+RESNET: dict[str, Any] = QUICK | {"image_projection": "none"}  # the attention pool ends in the joint space
+AFFINE: dict[str, Any] = {"image_projection": "affine"}
+CLIP: tuple[tuple[str, str, int, int, dict[str, Any]], ...] = (
+    ("vit_b16_clip", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", 512, 512, {}),
+    ("vit_l14_clip", "laion/CLIP-ViT-L-14-laion2B-s32B-b82K", 768, 768, {}),
+    ("vit_b32_clip_openai", "timm/vit_base_patch32_clip_224.openai", 512, 512, QUICK),
+    ("vit_b16_clip_openai", "timm/vit_base_patch16_clip_224.openai", 512, 512, QUICK),
+    ("vit_l14_clip_openai", "timm/vit_large_patch14_clip_224.openai", 768, 768, QUICK),
+    ("vit_b16_clip_datacomp", "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K", 512, 512, {}),
+    ("vit_b16_clip_dfn", "apple/DFN2B-CLIP-ViT-B-16", 512, 512, QUICK),
+    ("vit_b16_clip_metaclip400m", "timm/vit_base_patch16_clip_224.metaclip_400m", 512, 512, QUICK),
+    ("vit_b16_clip_metaclip", "timm/vit_base_patch16_clip_224.metaclip_2pt5b", 512, 512, QUICK),
+    ("eva02_b16_clip", "timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k", 512, 512, AFFINE),
+    ("eva02_l14_clip", "timm/eva02_large_patch14_clip_224.merged2b_s4b_b131k", 768, 768, AFFINE),
+    ("vit_b16_pe_core", "timm/PE-Core-B-16", 1024, 1024, AFFINE | {"depth": 24, "context": 32}),
+    ("convnext_b_clip", "laion/CLIP-convnext_base_w-laion2B-s13B-b82K", 640, 640, {}),
+    ("convnext_b_clip_augreg", "laion/CLIP-convnext_base_w-laion2B-s13B-b82K-augreg", 640, 640, {}),
+    ("convnext_b_clip_laiona", "laion/CLIP-convnext_base_w-laion_aesthetic-s13B-b82K", 640, 640, {}),
+    ("convnext_b_320_clip_laiona", "laion/CLIP-convnext_base_w_320-laion_aesthetic-s13B-b82K", 640, 640, {}),
+    (
+        "convnext_b_320_clip_laiona_augreg", "laion/CLIP-convnext_base_w_320-laion_aesthetic-s13B-b82K-augreg",
+        640, 640, {},
+    ),
+    ("resnet50_clip", "timm/resnet50_clip.openai", 512, 1024, RESNET),
+    ("resnet50_clip_cc12m", "timm/resnet50_clip.cc12m", 512, 1024, RESNET),
+    ("resnet50_clip_yfcc15m", "timm/resnet50_clip.yfcc15m", 512, 1024, RESNET),
+    ("resnet101_clip", "timm/resnet101_clip.openai", 512, 512, RESNET),
+    ("resnet50x4_clip", "timm/resnet50x4_clip.openai", 640, 640, RESNET),
+    ("resnet50x16_clip", "timm/resnet50x16_clip.openai", 768, 768, RESNET),
+    ("resnet50x64_clip", "timm/resnet50x64_clip.openai", 1024, 1024, RESNET),
+)  # fmt: skip
+
+# SigLIP's towers for texts and images have the same size. The second kind reads Gemma's vocabulary.
+FIRST: dict[str, Any] = {"vocabulary": 32000, "activation": "gelu"}
+SECOND: dict[str, Any] = {"vocabulary": 256000, "activation": "gelu_tanh"}
+SIGLIP: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("vit_b16_siglip", "timm/ViT-B-16-SigLIP", FIRST),
+    ("vit_b16_siglip2", "timm/ViT-B-16-SigLIP2", SECOND),
+    ("vit_b16_256_siglip2", "timm/ViT-B-16-SigLIP2-256", SECOND),
+    ("vit_b16_512_siglip2", "timm/ViT-B-16-SigLIP2-512", SECOND),
+    ("vit_b32_siglip2", "timm/ViT-B-32-SigLIP2-256", SECOND),
+    ("vit_l16_siglip2", "timm/ViT-L-16-SigLIP2-256", SECOND),
+    ("vit_so400m14_siglip2", "timm/ViT-SO400M-14-SigLIP2", SECOND),
+    ("vit_so400m14_378_siglip2", "timm/ViT-SO400M-14-SigLIP2-378", SECOND),
+    ("vit_so400m16_siglip2", "timm/ViT-SO400M-16-SigLIP2-256", SECOND),
+)
+
+
+def with_text(card: Card) -> Card:
+    """The card with its text side, if it has one here."""
+    for name, hub, width, joint_dim, more in CLIP:
+        if name == card.name:
+            size = {"kind": "clip", "width": width, "depth": 12, "num_heads": width // 64, "joint_dim": joint_dim}
+            file = TIMM_FILE if hub.startswith("timm/") else LAION_FILE
+            arguments = {**size, "image_projection": "linear", **more}
+            return _with(card, arguments, WeightSource(hub=hub, file=file), CLIP_TOKENIZER)
+    for name, hub, more in SIGLIP:
+        if name == card.name:
+            size = {
+                key: card.arguments[key]
+                for key in ("width", "depth", "num_heads", "mlp_ratio")
+                if key in card.arguments
+            }
+            arguments = {"kind": "siglip", **size, "context": 64, "joint_dim": size["width"], **more}
+            tokenizer = WeightSource(hub=hub, file="tokenizer.json")
+            return _with(card, arguments, WeightSource(hub=hub, file=TIMM_FILE), tokenizer)
+    return card
+
+
+def _with(card: Card, arguments: dict[str, Any], source: WeightSource, tokenizer: WeightSource) -> Card:
+    arguments = {**arguments, "image_dim": card.feature_dim}
+    return dataclasses.replace(card, text=TextCard(f"{card.name}.text", arguments, source, tokenizer, card.licence))
