@@ -11,8 +11,11 @@ from PIL import Image
 from scipy.io import savemat
 
 from bob_jax.data import digits as classified_digits
+from bob_jax.data.arrays import ArraySource
 from bob_jax.data.retrieval import class_folders, digits, landmarks, lists, names, revisited
-from bob_jax.data.retrieval.found import as_dataset
+from bob_jax.data.retrieval.found import Found, as_dataset
+from bob_jax.data.retrieval.limit import limited
+from bob_jax.data.retrieval.rules import all_against_all, by_position
 from bob_jax.errors import BobError
 
 
@@ -528,3 +531,47 @@ def test_the_version_follows_the_relevance(tmp_path):
         for difficulty in ("easy", "medium", "hard")
     }
     assert len(versions) == 3
+
+
+def blank(labels, first=0):
+    images = np.zeros((len(labels), 1, 1, 3), np.uint8)
+    return ArraySource(images, np.array(labels), [f"{first + row}" for row in range(len(labels))])
+
+
+def test_a_small_part_keeps_what_its_queries_should_find():
+    query, gallery = blank([-1] * 4), blank([-1] * 30, first=100)
+    positives = [np.array([20, 21, 22]), np.array([5, 6]), np.array([], int), np.array([29])]
+    relevance = by_position(positives, [np.array([query]) for query in range(4)])
+    whole = as_dataset(Found(query, gallery, relevance, {"query": "q", "gallery": "g"}), "x", "map", "")
+    small = limited(whole, 4)
+    kept = small.splits["gallery"].ids
+    assert small.splits["query"].ids == ["0", "1", "2", "3"] and len(kept) == 4
+    assert {"105", "120", "129"} <= set(kept)  # the first positive of each query
+    for index, name in enumerate(small.splits["query"].ids):
+        was = [gallery.ids[at] for at in positives[int(name)]]
+        assert [kept[at] for at in small.relevance.positives[index]] == [at for at in was if at in kept]
+        assert [kept[at] for at in small.relevance.junk[index]] == [at for at in [f"10{name}"] if at in kept]
+    assert len(limited(whole, 1000).splits["gallery"]) == 30
+    two = limited(whole, 2)
+    assert len(two.relevance.positives) == len(two.splits["query"]) == 2
+    assert small.split_notes["query"] == "q; of these 4 at most"
+
+
+def test_a_small_part_of_images_that_are_all_queries():
+    labels = np.repeat(np.arange(50), 4)
+    images = blank(labels)
+    found = Found(images, images, all_against_all(labels), {"query": "q", "gallery": "g"})
+    small = limited(as_dataset(found, "x", "map", ""), 20)
+    part = small.splits["query"]
+    assert part is small.splits["gallery"] and len(part) == 20
+    expected = all_against_all(part.labels)
+    for got, wanted in ((small.relevance.positives, expected.positives), (small.relevance.junk, expected.junk)):
+        assert [positions.tolist() for positions in got] == [positions.tolist() for positions in wanted]
+    assert sum(len(positives) > 0 for positives in small.relevance.positives) == 20
+
+
+def test_a_small_part_has_a_small_whitening():
+    whole = as_dataset(digits.handwritten(), "digits_retrieval", "map", "")
+    small = limited(whole, 30)
+    assert {split: len(source) for split, source in small.splits.items()} == dict.fromkeys(whole.splits, 30)
+    assert all(len(positives) for positives in small.relevance.positives)
