@@ -1,19 +1,54 @@
 """The part after the colon: `configs/fgvc.py:vit_b16_clip,dataset=cub+cars,protocol=finetune`.
 
     argument := item ("," item)*
-    item     := BACKBONE | "all" | ("backbone" | "dataset" | "protocol" | "seed") "=" value ("+" value)*
+    item     := BACKBONE | "all" | KEY "=" value ("+" value)*
+    KEY      := "backbone" | "dataset" | "protocol" | "head" | "seed"
 
-Bare items are backbones; `timm:MODEL.TAG` and what `bob backbones add` added are some in every benchmark. What is left
-out takes the benchmark's default; `all` is every value the benchmark offers.
+Bare items are backbones; `timm:MODEL.TAG` and what `bob backbones add` added are some in every benchmark. Data sets may
+be the user's own (`folder:PATH`), and have low-data variants (`cifar100@5shot`, `eurosat@10pct`). Heads are the
+protocols that train what `ood` and `adversarial` judge. What is left out takes the benchmark's default; `all` is every
+value the benchmark offers.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from bob_jax.backbones import own, zoo
+from bob_jax.data import catalog
 from bob_jax.errors import BobError, unknown_name
 
-KEYS = ("backbone", "dataset", "protocol", "seed")
+KEYS = ("backbone", "dataset", "protocol", "head", "seed")
+
+# Protocols that ask of other data sets than those with one class or several labels per image.
+OTHER_TASKS = {"ood": "shift", "retrieval": "retrieval"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """What a benchmark has to choose from, and what runs when nothing is named.
+
+    Attributes:
+        backbones: names; `all` means all of them.
+        datasets: likewise, all of them the default.
+        protocols: likewise, all of them the default.
+        default_backbones: what runs when no backbone is named.
+        heads: protocols that train what others judge.
+        default_heads: what runs when no head is named.
+        default_datasets: None means all.
+        default_protocols: None means all.
+    """
+
+    backbones: Sequence[str]
+    datasets: Sequence[str]
+    protocols: Sequence[str]
+    default_backbones: Sequence[str]
+    heads: Sequence[str] = ()
+    default_heads: Sequence[str] = ()
+    default_datasets: Sequence[str] | None = None
+    default_protocols: Sequence[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,28 +58,47 @@ class Choice:
     backbones: tuple[str, ...]
     datasets: tuple[str, ...]
     protocols: tuple[str, ...]
+    heads: tuple[str, ...]
     seeds: tuple[int, ...]
 
 
-def parse(
-    argument: str | None,
-    *,
-    backbones: Sequence[str],
-    datasets: Sequence[str],
-    protocols: Sequence[str],
-    default_backbones: Sequence[str],
-    default_protocols: Sequence[str] | None = None,
-) -> Choice:
+def config(benchmark: str, argument: str | None, offer: Offer, recipes: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
+    """The config of a benchmark: what the argument asks for, with the recipe of each protocol.
+
+    Args:
+        benchmark: its name.
+        argument: the text after the colon.
+        offer: what there is to choose from.
+        recipes: hyper-parameters of each protocol and head.
+
+    Raises:
+        BobError: as `parse`.
+    """
+    choice = parse(argument, offer)
+    judging = {"ood", "adversarial"} & set(choice.protocols)
+    return ConfigDict(
+        {
+            "benchmark": benchmark,
+            "backbones": choice.backbones,
+            "datasets": choice.datasets,
+            "seeds": choice.seeds,
+            "protocols": {name: dict(recipes[name]) for name in choice.protocols},
+            "heads": {name: dict(recipes[name]) for name in choice.heads if judging},
+            "data": {"root": "", "limit": 0, "num_workers": -1, "skip_corrupt": False},
+            "mesh": {"fsdp": 1},
+            "results": f"results/{benchmark}",
+            "keep_weights": False,
+        }
+    )
+
+
+def parse(argument: str | None, offer: Offer) -> Choice:
     """Reads the argument of a config file.
 
     Args:
         argument: the text after the colon; None or empty takes all defaults.
-        backbones: the names that may be asked for; `all` means all of them. The user's own backbones and
-            `timm:MODEL.TAG` are always allowed.
-        datasets: likewise; all of them are the default. `folder:PATH` is always allowed.
-        protocols: likewise.
-        default_backbones: what runs when no backbone is named.
-        default_protocols: what runs when no protocol is named; None means all.
+        offer: the names that may be asked for. The user's own backbones, `timm:MODEL.TAG` and data sets are always
+            allowed.
 
     Raises:
         BobError: an unknown key or name, with the nearest known one.
@@ -57,22 +111,36 @@ def parse(
         if key not in KEYS:
             raise unknown_name("key in the config's argument", key, KEYS)
         given[key] += filter(None, value.split("+"))
+    protocols = _names("protocol", given["protocol"], offer.protocols, offer.default_protocols or offer.protocols)
+    datasets = _names("dataset", given["dataset"], offer.datasets, offer.default_datasets or offer.datasets)
+    if not given["dataset"]:  # of the defaults those that the protocols ask for
+        asked = {OTHER_TASKS.get(name, "classification") for name in protocols}
+        datasets = tuple(name for name in datasets if _kind(name) in asked)
     return Choice(
-        backbones=_names("backbone", given["backbone"], backbones, default_backbones),
-        datasets=_names("dataset", given["dataset"], datasets, datasets),
-        protocols=_names("protocol", given["protocol"], protocols, default_protocols or protocols),
+        backbones=_names("backbone", given["backbone"], offer.backbones, offer.default_backbones),
+        datasets=datasets,
+        protocols=protocols,
+        heads=_names("head", given["head"], offer.heads, offer.default_heads),
         seeds=tuple(_seed(text) for text in given["seed"]) or (0,),
     )
+
+
+def _kind(dataset: str) -> str:
+    task = catalog.task(dataset)
+    return "classification" if task == "multilabel" else task
 
 
 def _names(kind: str, given: list[str], known: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
     if "all" in given:
         return tuple(known)
     for name in given:
-        if name in known or (kind == "dataset" and name.startswith("folder:")):
+        if name in known:
+            continue
+        if kind == "dataset" and (":" in name or name.partition("@")[0] in known):
+            catalog.task(name)  # says what is wrong with it
             continue
         if kind == "backbone" and zoo.is_brought(name):
-            zoo.card(name)  # says what is wrong with it
+            zoo.card(name)
             continue
         raise unknown_name(kind, name, [*known, *(own.cards() if kind == "backbone" else ())])
     return tuple(dict.fromkeys(given)) or tuple(default)

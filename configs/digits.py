@@ -22,7 +22,7 @@ blocks start as the identity, nearly all; a random ResNet hides them behind runn
 
 from ml_collections import ConfigDict
 
-from configs.argument import parse
+from configs.argument import Offer, config
 
 # Each architecture pretrained and as its random twin, which is what it started from.
 DEFAULT = (
@@ -33,60 +33,54 @@ DEFAULT = (
 BACKBONES = (*DEFAULT, "vit_micro8_random", "vit_nano4_random", "resnet18_nano_random", "resnet26_nano_random")
 
 
+PROTOCOLS = {
+    "knn": {"k": (1, 3, 5, 10, 20), "temperature": 0.07, "batch_size": 256},
+    "linear_probe": {
+        "regularisation": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        "tolerance": 1e-5,
+        "max_iterations": 500,
+        "batch_size": 256,
+    },
+    "augmented_probe": {
+        # LARS moves a head by rate / 1000 of its length a step, and here are few steps: the rates are large.
+        "base_learning_rates": (30.0, 100.0, 300.0, 1000.0),
+        "batch_size": 64,
+        "epochs": 6,
+        "warmup_epochs": 1,
+        "crop_scale": (0.5, 1.0),
+        "horizontal_flip": False,  # a mirrored digit is another sign
+    },
+    "finetune": {
+        "learning_rates": (1e-3, 5e-3),
+        "weight_decays": (0.05,),
+        "layer_decay": 1.0,  # half of the backbones are random: no layer of theirs deserves to move less
+        "batch_size": 64,
+        "accumulate": 1,
+        "epochs": 5,
+        "min_steps": 0,
+        "max_steps": 0,
+        "warmup_epochs": 1,
+        "evaluations": 2,
+        "drop_path": 0.0,
+        "label_smoothing": 0.1,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "crop_scale": (0.6, 1.0),
+        "horizontal_flip": False,
+        "randaugment": 0,
+        "random_erasing": 0.0,
+        "clip_norm": 1.0,
+        "ema": 0.0,
+    },
+}
+
+
 def get_config(argument: str | None = None) -> ConfigDict:
     """The grid that the argument asks for; see `configs/argument.py` for its grammar."""
-    protocols = {
-        "knn": {"k": (1, 3, 5, 10, 20), "temperature": 0.07, "batch_size": 256},
-        "linear_probe": {
-            "regularisation": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
-            "tolerance": 1e-5,
-            "max_iterations": 500,
-            "batch_size": 256,
-        },
-        "augmented_probe": {
-            # LARS moves a head by rate / 1000 of its length a step, and here are few steps: the rates are large.
-            "base_learning_rates": (30.0, 100.0, 300.0, 1000.0),
-            "batch_size": 64,
-            "epochs": 6,
-            "warmup_epochs": 1,
-            "crop_scale": (0.5, 1.0),
-            "horizontal_flip": False,  # a mirrored digit is another sign
-        },
-        "finetune": {
-            "learning_rates": (1e-3, 5e-3),
-            "weight_decays": (0.05,),
-            "layer_decay": 1.0,  # half of the backbones are random: no layer of theirs deserves to move less
-            "batch_size": 64,
-            "accumulate": 1,
-            "epochs": 5,
-            "warmup_epochs": 1,
-            "evaluations": 2,
-            "drop_path": 0.0,
-            "label_smoothing": 0.1,
-            "mixup": 0.0,
-            "cutmix": 0.0,
-            "crop_scale": (0.6, 1.0),
-            "horizontal_flip": False,
-            "randaugment": 0,
-            "random_erasing": 0.0,
-            "clip_norm": 1.0,
-            "ema": 0.0,
-        },
-    }
-    choice = parse(
-        argument, backbones=BACKBONES, datasets=("digits",), protocols=tuple(protocols), default_backbones=DEFAULT
+    offer = Offer(
+        backbones=BACKBONES,
+        datasets=("digits",),
+        protocols=tuple(PROTOCOLS),
+        default_backbones=DEFAULT,
     )
-    return ConfigDict(
-        {
-            "benchmark": "digits",
-            "backbones": choice.backbones,
-            "datasets": choice.datasets,
-            "seeds": choice.seeds,
-            "protocols": {name: protocols[name] for name in choice.protocols},
-            "heads": {},
-            "data": {"root": "", "limit": 0, "num_workers": -1, "skip_corrupt": False},
-            "mesh": {"fsdp": 1},
-            "results": "results/digits",
-            "keep_weights": False,
-        }
-    )
+    return config("digits", argument, offer, PROTOCOLS)

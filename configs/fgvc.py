@@ -13,79 +13,18 @@ separability.
 from ml_collections import ConfigDict
 
 from bob_jax.backbones.zoo import CARDS
-from configs.argument import parse
+from configs.argument import Offer, config
+from configs.recipes import DEFAULT_BACKBONES, PROTOCOLS
 
 DATASETS = ("cub", "cars", "aircraft", "dogs", "flowers", "pets", "inat2021")
-
-# What runs when no backbone is named: one of each way of pretraining, all ViT-B/16, and the paper's convolutional
-# baseline.
-DEFAULT = ("vit_b16_clip", "vit_b16_dino", "vit_b16_mae", "vit_b16_mocov3", "vit_b16_in21k", "resnet50_in1k")
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The grid that the argument asks for; see `configs/argument.py` for its grammar."""
-    protocols = {
-        # k and temperature of DINO (arXiv 2104.14294); the grid around its k = 20 is chosen from on validation.
-        "knn": {"k": (5, 10, 20, 50, 100), "temperature": 0.07, "batch_size": 512},
-        "linear_probe": {
-            # lambda = 1 / (C N) on standardised features: from almost none to far too much.
-            "regularisation": (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0),
-            "tolerance": 1e-5,
-            "max_iterations": 1000,
-            "batch_size": 512,
-        },
-        # MAE's linear probe (arXiv 2111.06377, table 10), as the original benchmark ran it: LARS, base rate 0.1, 90
-        # epochs, 10 of them warm-up. Here the rate is a grid; one backbone pass serves all of its heads.
-        "augmented_probe": {
-            "base_learning_rates": (0.01, 0.03, 0.1, 0.3, 1.0),
-            "batch_size": 1024,
-            "epochs": 90,
-            "warmup_epochs": 10,
-            "crop_scale": (0.08, 1.0),
-            "horizontal_flip": True,
-        },
-        # The original's fine-tune recipe (AdamW, layer decay 0.75, RandAugment, mixup, cutmix, erasing), with a grid of
-        # rates and decays where it had one value for 1,020 and for 2.7 million images, and a batch that small sets
-        # can use.
-        "finetune": {
-            "learning_rates": (1e-4, 3e-4, 1e-3),
-            "weight_decays": (0.05,),
-            "layer_decay": 0.75,
-            "batch_size": 256,
-            "accumulate": 1,
-            "epochs": 50,
-            "warmup_epochs": 5,
-            "evaluations": 5,
-            "drop_path": 0.1,
-            "label_smoothing": 0.1,
-            "mixup": 0.8,
-            "cutmix": 1.0,
-            "crop_scale": (0.08, 1.0),
-            "horizontal_flip": True,
-            "randaugment": 9,
-            "random_erasing": 0.25,
-            "clip_norm": 0.0,
-            "ema": 0.0,
-        },
-    }
-    choice = parse(
-        argument,
+    offer = Offer(
         backbones=tuple(name for name, card in CARDS.items() if card.preprocessing.input_size >= 176),
         datasets=DATASETS,
-        protocols=tuple(protocols),
-        default_backbones=DEFAULT,
+        protocols=("knn", "linear_probe", "augmented_probe", "finetune"),
+        default_backbones=DEFAULT_BACKBONES,
     )
-    return ConfigDict(
-        {
-            "benchmark": "fgvc",
-            "backbones": choice.backbones,
-            "datasets": choice.datasets,
-            "seeds": choice.seeds,
-            "protocols": {name: protocols[name] for name in choice.protocols},
-            "heads": {},
-            "data": {"root": "", "limit": 0, "num_workers": -1, "skip_corrupt": False},
-            "mesh": {"fsdp": 1},
-            "results": "results/fgvc",
-            "keep_weights": False,
-        }
-    )
+    return config("fgvc", argument, offer, PROTOCOLS)

@@ -46,8 +46,10 @@ class Finetune(Protocol):
         layer_decay: the rate of layer l is multiplied by layer_decay^(layers - l); 1 switches it off.
         batch_size: images a step, over all devices and micro-batches.
         accumulate: micro-batches a step.
-        epochs: passes over the training split.
-        warmup_epochs: of them with a linearly rising rate.
+        epochs: passes over the training split,
+        min_steps: but at least so many steps, so that a thousand images are enough to learn from;
+        max_steps: and at most so many, so that a million are not too many; 0 sets no limit.
+        warmup_epochs: of `epochs` with a linearly rising rate; the same share of the steps where a limit changed them.
         evaluations: how often, evenly spaced and last at the end, validation is scored.
         drop_path: rate of the last block; it rises linearly from 0.
         label_smoothing: share of the target that is spread over all classes.
@@ -69,6 +71,8 @@ class Finetune(Protocol):
     batch_size: int
     accumulate: int
     epochs: int
+    min_steps: int
+    max_steps: int
     warmup_epochs: int
     evaluations: int
     drop_path: float
@@ -151,8 +155,9 @@ class _Trainer:
         protocol, folder = self.protocol, self.context.workdir / f"point_{number:02d}"
         loader = self._loader()
         steps_per_epoch = len(self.dataset.splits["train"]) / loader.batch_size
-        total = max(1, round(protocol.epochs * steps_per_epoch))
-        warmup = round(protocol.warmup_epochs * steps_per_epoch)
+        total = max(1, round(protocol.epochs * steps_per_epoch), protocol.min_steps)
+        total = min(total, protocol.max_steps or total)
+        warmup = round(total * protocol.warmup_epochs / protocol.epochs)
         point = {"learning_rate": learning_rate, "weight_decay": weight_decay}
         try:
             result = self._fit(point, folder, loader, total, warmup)
