@@ -25,6 +25,7 @@ SHORT = (
     "--config.protocols.augmented_probe.warmup_epochs=1",
     "--config.protocols.finetune.batch_size=4",
     "--config.protocols.finetune.epochs=1",
+    "--config.protocols.finetune.min_steps=1",
     "--config.protocols.finetune.warmup_epochs=0",
     "--config.protocols.finetune.evaluations=1",
     "--config.protocols.finetune.learning_rates=(1e-4,)",
