@@ -4,6 +4,7 @@ Each reader below turns the annotations of one archive into (split, class, path 
 unpacked); `lay_out` then makes `split/class/image` of them. Split and class come from the official lists.
 """
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -20,7 +21,7 @@ from bob_jax.errors import BobError
 
 Listing = Iterable[tuple[str, str, str]]
 BLOCK = 1 << 20  # bytes
-ANNOTATIONS = frozenset({".mat", ".txt"})
+ANNOTATIONS = frozenset({".mat", ".txt", ".csv", ".json", ".pkl"})
 
 
 def aircraft(root: Path) -> Iterator[tuple[str, str, str]]:
@@ -67,25 +68,45 @@ def lay_out(archives: Sequence[Path], read: Callable[[Path], Listing], target: P
     Raises:
         BobError: a damaged archive, or one that lacks a file.
     """
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with _appearing(target) as partial:
         unpacked = partial / "unpacked"
         for archive in archives:
-            if archive.is_dir():
-                shutil.copytree(archive, unpacked / archive.name, copy_function=_link)
-            elif archive.suffix in ANNOTATIONS:
-                unpacked.mkdir(parents=True, exist_ok=True)
-                _link(str(archive), str(unpacked / archive.name))
-            else:
-                _unpack(archive, unpacked)
-        for split, name, image in read(unpacked):
-            place = partial / "done" / split / name.replace("/", "_") / Path(image).name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            (unpacked / image).replace(place)
+            _put(archive, unpacked)
+        try:
+            for split, name, image in read(unpacked):
+                place = partial / "done" / split / name.replace("/", "_") / Path(image).name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                (unpacked / image).replace(place)
+        except FileNotFoundError as error:
+            sources = ", ".join(map(str, archives))
+            raise BobError(
+                f"{Path(error.filename).name} is missing in {sources}: fetch the complete archives"
+            ) from error
+
+
+def unpack(parts: Iterable[tuple[Path, str]], target: Path) -> None:
+    """Unpacks archives into a folder, which appears whole or not at all, for readers of official layouts.
+
+    Args:
+        parts: each an archive, a folder of what was unpacked, or a single file; and the folder below the target that it
+            goes to, "" for the target itself.
+        target: the folder to make.
+
+    Raises:
+        BobError: a damaged archive, or no room.
+    """
+    with _appearing(target) as partial:
+        for archive, below in parts:
+            _put(archive, partial / "done" / below)
+
+
+@contextlib.contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """A folder to work in; its `done` becomes the target when all went well, and nothing is left when it did not."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield partial
         (partial / "done").replace(target)
-    except FileNotFoundError as error:
-        sources = ", ".join(map(str, archives))
-        raise BobError(f"{Path(error.filename).name} is missing in {sources}: fetch the complete archives") from error
     except OSError as error:
         raise BobError(f"cannot make {target}: {error}; free space or choose another folder, then run again") from error
     finally:
@@ -124,6 +145,17 @@ def download(url: str, path: Path, md5: str | None = None) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _put(archive: Path, target: Path) -> None:
+    """Unpacks an archive into a folder; a folder or a file that is no archive is linked there."""
+    if archive.is_dir():
+        shutil.copytree(archive, target / archive.name, copy_function=_link)
+    elif archive.suffix in ANNOTATIONS:
+        target.mkdir(parents=True, exist_ok=True)
+        _link(str(archive), str(target / archive.name))
+    else:
+        _unpack(archive, target)
 
 
 def _unpack(archive: Path, target: Path) -> None:

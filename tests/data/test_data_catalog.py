@@ -263,3 +263,21 @@ def test_check_of_a_sample_reads_no_more(tmp_path):
     }
     assert report.splits["train"].images == 12 and report.problems == ()
     assert (report.splits["train"].smallest_class, report.splits["train"].largest_class) == (6, 6)
+
+
+def test_official_layouts_are_unpacked_as_they_are(tmp_path):
+    write(tmp_path / "made" / "pictures" / "a.jpg", 1)
+    write(tmp_path / "folder" / "b.jpg", 2)
+    (tmp_path / "truth.csv").write_text("id\n")
+    parts = [
+        (tar(tmp_path / "made" / "pictures", tmp_path / "pictures.tgz"), "jpg"),
+        (tmp_path / "folder", ""),
+        (tmp_path / "truth.csv", ""),
+    ]
+    archives.unpack(parts, tmp_path / "done")
+    files = sorted(path.relative_to(tmp_path / "done").as_posix() for path in (tmp_path / "done").rglob("*.*"))
+    assert files == ["folder/b.jpg", "jpg/pictures/a.jpg", "truth.csv"]
+    truncate(tmp_path / "pictures.tgz")
+    with pytest.raises(BobError, match=r"pictures.tgz is damaged"):
+        archives.unpack(parts, tmp_path / "again")
+    assert not any("again" in path.name for path in tmp_path.iterdir())
