@@ -17,9 +17,13 @@ from bob_jax.protocols.base import Protocol
 from bob_jax.protocols.finetune import Finetune
 from bob_jax.protocols.knn import KNN
 from bob_jax.protocols.linear_probe import LinearProbe
+from bob_jax.protocols.published_head import PublishedHead
+from bob_jax.protocols.zero_shot import ZeroShot
 from bob_jax.results.record import cell_id
 
-PROTOCOLS: dict[str, type[Protocol]] = {kind.name: kind for kind in (KNN, LinearProbe, AugmentedProbe, Finetune)}
+PROTOCOLS: dict[str, type[Protocol]] = {
+    kind.name: kind for kind in (PublishedHead, ZeroShot, KNN, LinearProbe, AugmentedProbe, Finetune)
+}
 
 SECTIONS = {
     "": (

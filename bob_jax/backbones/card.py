@@ -60,6 +60,7 @@ class TextCard:
         arguments: what `text.TextTower` is called with.
         source: the whole checkpoint in OpenCLIP's layout, of which the image tower is left out.
         tokenizer: the `tokenizer.json` that its texts were split by.
+        padding: token that fills a text up.
         licence: of the weights.
     """
 
@@ -70,6 +71,7 @@ class TextCard:
     arguments: Mapping[str, Any]
     source: WeightSource
     tokenizer: WeightSource
+    padding: int
     licence: str
 
 

@@ -257,6 +257,17 @@ def load_text(name: str, *, dtype: DTypeLike | None = None) -> LoadedText:
     return LoadedText(tower, receipt.weights_sha256)
 
 
+def load_classifier(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel [D, C] and bias [C] of the classifier that was published with a backbone.
+
+    Raises:
+        BobError: unknown name, or a backbone without one.
+    """
+    from converters import heads
+
+    return heads.read(card(name))
+
+
 def weights_sha256(name: str, *, seed: int = 0) -> str:
     """The `Loaded.weights_sha256` of a backbone, from the receipt alone where its weights are converted already.
 

@@ -1,7 +1,7 @@
 """The linear classifier on top of a backbone, whoever made it: a probe, fine-tuning, a text tower, the publisher.
 
 z = (x - mean) / scale            where the features were standardised
-z = projection' z / |projection' z|   where classes are directions (vision and language)
+z = (projection' z + offset) / |projection' z + offset|   where classes are directions (vision and language)
 logits = kernel' z + bias
 """
 
@@ -27,6 +27,7 @@ class Head:
         mean: [D], subtracted from the features.
         scale: [D], which they are then divided by.
         projection: [D, E]; its result has unit length. Without it E is D.
+        offset: [E], added to what is projected.
     """
 
     kernel: jax.Array | np.ndarray
@@ -34,6 +35,7 @@ class Head:
     mean: jax.Array | np.ndarray | None = None
     scale: jax.Array | np.ndarray | None = None
     projection: jax.Array | np.ndarray | None = None
+    offset: jax.Array | np.ndarray | None = None
 
     def logits(self, features: jax.Array) -> jax.Array:
         """[N, D] float32 -> [N, C] float32; differentiable, and exact in float32 on every device."""
@@ -43,6 +45,8 @@ class Head:
             features = features / jnp.asarray(self.scale)[None]
         if self.projection is not None:
             features = jnp.matmul(features, jnp.asarray(self.projection), precision="float32")
+            if self.offset is not None:
+                features = features + jnp.asarray(self.offset)[None]
             features = features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
         return jnp.matmul(features, jnp.asarray(self.kernel), precision="float32") + jnp.asarray(self.bias)[None]
 

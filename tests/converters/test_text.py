@@ -1,6 +1,5 @@
 """Text towers against OpenCLIP's and transformers' on random weights, through the table of OpenCLIP's key names."""
 
-import re
 import warnings
 
 import jax
@@ -11,6 +10,7 @@ import torch
 from converter_models import numpy_state, randomised
 from flax import nnx
 from from_timm import relative_error
+from tiny_clip import from_transformers
 from torch_reference import import_timm
 
 from bob_jax.backbones import parameters, zoo
@@ -33,7 +33,7 @@ SIGLIP = {"kind": "siglip", **SMALL, "context": 8, "joint_dim": 128, "image_dim"
 
 
 def card(arguments: dict) -> TextCard:
-    return TextCard("tiny.text", arguments, WeightSource(hub="timm/tiny"), WeightSource(hub="timm/tiny"), "mit")
+    return TextCard("tiny.text", arguments, WeightSource(hub="timm/tiny"), WeightSource(hub="timm/tiny"), 0, "mit")
 
 
 def tower(arguments: dict, arrays: dict[str, np.ndarray], dtype=jnp.float32) -> TextTower:
@@ -136,32 +136,6 @@ def test_tower_of_a_resnet_has_no_projection_of_images():
     assert tower(arguments, numpy_state(openclip(arguments, vision, custom=False))).image_proj is None
 
 
-def from_transformers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """transformers' names and layouts as OpenCLIP's; query, key and value in one."""
-    names = [
-        (r"^text_model\.", ""),
-        (r"embeddings\.token_embedding", "token_embedding"),
-        (r"embeddings\.position_embedding\.weight", "positional_embedding"),
-        (r"encoder\.layers\.", "transformer.resblocks."),
-        (r"layer_norm([12])", r"ln_\1"),
-        (r"self_attn\.out_proj", "attn.out_proj"),
-        (r"mlp\.fc1", "mlp.c_fc"),
-        (r"mlp\.fc2", "mlp.c_proj"),
-        (r"final_layer_norm", "ln_final"),
-        (r"^head\.", "text_projection."),
-    ]
-    renamed = {}
-    for name, array in arrays.items():
-        for pattern, replacement in names:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = array
-    for name in [name for name in renamed if ".self_attn.q_proj." in name]:
-        parts = [renamed.pop(name.replace("q_proj", part)) for part in ("q_proj", "k_proj", "v_proj")]
-        leaf = name.rpartition(".")[2]
-        renamed[name.partition(".self_attn")[0] + f".attn.in_proj_{leaf}"] = np.concatenate(parts)
-    return renamed | {"logit_scale": np.float32(4.6)}
-
-
 def transformers_clip(arguments: dict) -> CLIPTextModelWithProjection:
     return randomised(
         CLIPTextModelWithProjection(
@@ -197,7 +171,7 @@ def transformers_siglip(arguments: dict) -> SiglipTextModel:
     )
 
 
-FULL_CLIP = zoo.card("vit_b16_clip_openai").text.arguments | {"context": 77, "vocabulary": 49408}
+FULL_CLIP = zoo.card("vit_b16_clip_openai").text.arguments
 FULL_SIGLIP = zoo.card("vit_b16_siglip2").text.arguments | {"vocabulary": 32000}
 
 
@@ -207,7 +181,7 @@ def test_clip_tower_equals_transformers(arguments):
     tokens = texts(4, arguments["context"], arguments["vocabulary"])
     with torch.no_grad():
         expected = model(torch.from_numpy(tokens).long()).text_embeds.numpy()
-    arrays = from_transformers(numpy_state(model))
+    arrays = from_transformers(numpy_state(model)) | {"logit_scale": np.float32(4.6)}
     arrays["visual.proj"] = np.ones((arguments["image_dim"], arguments["joint_dim"]), np.float32)
     assert relative_error(embed(tower(arguments, arrays), tokens), expected) < TOLERANCE
 
@@ -218,7 +192,7 @@ def test_siglip_tower_equals_transformers(arguments):
     tokens = np.random.default_rng(0).integers(0, 100, (3, arguments["context"]), np.int32)
     with torch.no_grad():
         expected = model(torch.from_numpy(tokens).long()).pooler_output.numpy()
-    arrays = from_transformers(numpy_state(model)) | {"logit_bias": np.float32(-12)}
+    arrays = from_transformers(numpy_state(model)) | {"logit_scale": np.float32(4.6), "logit_bias": np.float32(-12)}
     assert relative_error(embed(tower(arguments, arrays), tokens), expected) < TOLERANCE
 
 

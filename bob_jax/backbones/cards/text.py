@@ -10,6 +10,7 @@ from typing import Any
 from bob_jax.backbones.card import Card, TextCard, WeightSource
 
 TIMM_FILE, LAION_FILE = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+VOCABULARY = {"vocabulary": 49408, "context": 77}
 CLIP_TOKENIZER = WeightSource(hub="openai/clip-vit-large-patch14", file="tokenizer.json")
 
 # Backbone, repository, width of tower, width of the joint space, and what differs from 12 blocks, exact GELU and a
@@ -48,6 +49,7 @@ CLIP: tuple[tuple[str, str, int, int, dict[str, Any]], ...] = (
 )  # fmt: skip
 
 # SigLIP's towers for texts and images have the same size. The second kind reads Gemma's vocabulary.
+SIZE = ("width", "depth", "num_heads", "mlp_ratio")
 FIRST: dict[str, Any] = {"vocabulary": 32000, "activation": "gelu"}
 SECOND: dict[str, Any] = {"vocabulary": 256000, "activation": "gelu_tanh"}
 SIGLIP: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -67,23 +69,21 @@ def with_text(card: Card) -> Card:
     """The card with its text side, if it has one here."""
     for name, hub, width, joint_dim, more in CLIP:
         if name == card.name:
-            size = {"kind": "clip", "width": width, "depth": 12, "num_heads": width // 64, "joint_dim": joint_dim}
+            size = {"width": width, "depth": 12, "num_heads": width // 64, "joint_dim": joint_dim}
+            arguments = {"kind": "clip", **size, **VOCABULARY, "image_projection": "linear", **more}
             file = TIMM_FILE if hub.startswith("timm/") else LAION_FILE
-            arguments = {**size, "image_projection": "linear", **more}
-            return _with(card, arguments, WeightSource(hub=hub, file=file), CLIP_TOKENIZER)
+            return _with(card, arguments, WeightSource(hub=hub, file=file), CLIP_TOKENIZER, padding=0)
     for name, hub, more in SIGLIP:
         if name == card.name:
-            size = {
-                key: card.arguments[key]
-                for key in ("width", "depth", "num_heads", "mlp_ratio")
-                if key in card.arguments
-            }
+            size = {part: card.arguments[part] for part in SIZE if part in card.arguments}
             arguments = {"kind": "siglip", **size, "context": 64, "joint_dim": size["width"], **more}
             tokenizer = WeightSource(hub=hub, file="tokenizer.json")
-            return _with(card, arguments, WeightSource(hub=hub, file=TIMM_FILE), tokenizer)
+            padding = 0 if more is SECOND else 1
+            return _with(card, arguments, WeightSource(hub=hub, file=TIMM_FILE), tokenizer, padding)
     return card
 
 
-def _with(card: Card, arguments: dict[str, Any], source: WeightSource, tokenizer: WeightSource) -> Card:
+def _with(card: Card, arguments: dict[str, Any], source: WeightSource, tokenizer: WeightSource, padding: int) -> Card:
     arguments = {**arguments, "image_dim": card.feature_dim}
-    return dataclasses.replace(card, text=TextCard(f"{card.name}.text", arguments, source, tokenizer, card.licence))
+    text = TextCard(f"{card.name}.text", arguments, source, tokenizer, padding, card.licence)
+    return dataclasses.replace(card, text=text)
