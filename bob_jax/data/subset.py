@@ -93,6 +93,12 @@ def balanced(source: Source, limit: int, seed: int = 0) -> Subset:
     return Subset(source, np.sort(np.array(order[:limit], np.int64)))
 
 
+def first_of_each_class(source: Source, count: int, seed: int) -> Subset:
+    """The first `count` examples of each class by hash, in the source's order; all of a smaller class."""
+    rank, _ = _rank_in_class(source.ids, source.labels, seed)
+    return Subset(source, np.flatnonzero(rank < count))
+
+
 def _rank_in_class(ids: Sequence[str], labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """[N] place of each example among those of its class, by hash; [C] examples of each class that occurs."""
     order = sorted(range(len(ids)), key=lambda index: (labels[index], _hash(ids[index], seed), index))

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,22 +33,33 @@ class TfdsSource:
     The labels and names of all examples are read once, in a pass over the records, and kept in the cache folder.
     """
 
-    def __init__(self, directory: Path, split: str, id_feature: str | None = None):
+    def __init__(
+        self,
+        directory: Path,
+        split: str,
+        id_feature: str | None = None,
+        label: Callable[[Any], int] | None = None,
+    ):
         """
         Args:
             directory: of the prepared version, where `dataset_info.json` is.
             split: TFDS's name of the split.
             id_feature: feature that names the image, e.g. "file_name"; `split/row` when None.
+            label: class index from an example's features (of `tf_example_pb2.Features`); that named "label" when None.
         """
         self.directory = directory
         self.split = split
         self.id_feature = id_feature
+        self.label = label or _label
         info = json.loads((directory / "dataset_info.json").read_text())
         (found,) = (entry for entry in info["splits"] if entry["name"] == split)
-        self.classes = tuple((directory / "label.labels.txt").read_text().splitlines())
+        names = directory / "label.labels.txt"
+        self.classes = tuple(names.read_text().splitlines()) if names.exists() else ()
         self._length = sum(map(int, found["shardLengths"]))
         shards = sorted((file.name, file.stat().st_size) for file in directory.glob(f"*-{split}.array_record-*"))
         held = [info["name"], info["version"], found, shards, self.classes]
+        if label is not None:  # the same images may be asked for other labels
+            held.append(label.__qualname__)
         self.fingerprint = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -62,8 +74,7 @@ class TfdsSource:
         features = self._record(index)
         name = self._name(features, index)
         (encoded,) = features["image"].bytes_list.value
-        (label,) = features["label"].int64_list.value
-        return {"image": decode_image(encoded, name), "label": label, "id": name}
+        return {"image": decode_image(encoded, name), "label": self.label(features), "id": name}
 
     @property
     def ids(self) -> list[str]:
@@ -108,7 +119,7 @@ class TfdsSource:
         for index in range(len(self)):
             features = self._record(index)
             ids.append(self._name(features, index))
-            (labels[index],) = features["label"].int64_list.value
+            labels[index] = self.label(features)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.part")
         try:
@@ -118,6 +129,11 @@ class TfdsSource:
         finally:
             partial.unlink(missing_ok=True)
         return ids, labels
+
+
+def _label(features: Any) -> int:
+    (label,) = features["label"].int64_list.value
+    return int(label)
 
 
 def default_dir(root: Path) -> Path:
@@ -135,13 +151,14 @@ def find(builder: str, data_dir: Path) -> Path | None:
     return found[max(found)] if found else None
 
 
-def prepare(builder: str, name: str, data_dir: Path) -> Path:
+def prepare(builder: str, name: str, data_dir: Path, manual: str = "") -> Path:
     """Downloads and prepares a data set, unless it is there; TensorFlow runs in a process of its own.
 
     Args:
         builder: TFDS's name, e.g. "oxford_flowers102".
         name: ours, for messages.
         data_dir: TFDS's data folder.
+        manual: files that TFDS cannot fetch; they must lie in its folder of manual downloads.
 
     Returns:
         The folder of the prepared version.
@@ -157,6 +174,9 @@ def prepare(builder: str, name: str, data_dir: Path) -> Path:
             f"data set {name} is not prepared in {data_dir}: run `pip install 'bob_jax[tfds]'`, then "
             f"`bob data prepare {name}` (TensorFlow is needed for this step only)"
         )
+    by_hand = data_dir / "downloads" / "manual"
+    if manual and not (by_hand.is_dir() and any(by_hand.iterdir())):
+        raise BobError(f"data set {name} must be fetched by hand: put {manual} into {by_hand}, then run again")
     data_dir.mkdir(parents=True, exist_ok=True)
     code, output = _run([sys.executable, "-c", _PREPARE, builder, str(data_dir)])
     found = find(builder, data_dir)

@@ -184,7 +184,6 @@ def test_inat_is_read_from_its_folders(tmp_path):
 
 
 def test_cards_are_complete_and_their_metrics_exist():
-    assert list(catalog.CARDS) == ["digits", "glyphs", "cub", "cars", "aircraft", "dogs", "flowers", "pets", "inat2021"]
     for name, card in catalog.CARDS.items():
         assert card.name == name and card.metric in METRICS and card.licence and card.url.startswith("http")
         assert {"train", "test"} <= card.sizes.keys()

@@ -1,0 +1,1 @@
+"""What is known of each data set before it is there: a family a file."""
