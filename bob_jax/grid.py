@@ -107,7 +107,8 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
 
     Raises:
         BobError: a key nothing reads, an unknown backbone or protocol, a hyper-parameter of the wrong type, a data set
-            that no protocol of the config can judge.
+            that no protocol of the config can judge, or nothing that the protocols can judge at all. Single backbones
+            that a protocol cannot judge are left out.
     """
     for section, keys in SECTIONS.items():
         for key in config[section] if section else config:
@@ -126,8 +127,12 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
     pairs = [(dataset, pair) for dataset in config["datasets"] for pair in _pairs(dataset, protocols, heads)]
     data = config["data"]
     found: dict[Cell, None] = {}  # a set in order: several cells may ask for the same source
+    left_out: list[str] = []
     for backbone in config["backbones"]:
         for dataset, (protocol, head) in pairs:
+            if why := (head or protocol).unfit(zoo.card(backbone), catalog.source_of(dataset) if head else dataset):
+                left_out.append(f"{(head or protocol).name}: {why}")
+                continue
             for seed in config["seeds"]:
                 common = (seed, data["limit"] or None, data["skip_corrupt"])
                 if head is None:
@@ -136,6 +141,8 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
                 source = Cell(config["benchmark"], backbone, catalog.source_of(dataset), head, *common)
                 found[source] = None
                 found[Cell(config["benchmark"], backbone, dataset, protocol, *common, source)] = None
+    if not found:
+        raise BobError(f"the config {config['benchmark']} stands for no cell: {'; '.join(dict.fromkeys(left_out))}")
     return list(found)
 
 

@@ -6,6 +6,8 @@ One recipe for all backbones. What a recipe cannot know beforehand is a grid, ch
 from typing import Any
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
+    "published_head": {"batch_size": 512},
+    "zero_shot": {"batch_size": 512},
     # k and temperature of DINO (arXiv 2104.14294); the grid around its k = 20 is chosen from on validation.
     "knn": {"k": (1, 5, 10, 20, 50, 100), "temperature": 0.07, "batch_size": 512},
     "linear_probe": {

@@ -8,6 +8,8 @@ import dataclasses
 from typing import ClassVar
 
 from bob_jax.backbones import zoo
+from bob_jax.backbones.card import Card
+from bob_jax.data import catalog
 from bob_jax.data.base import Dataset
 from bob_jax.errors import BobError
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
@@ -28,6 +30,14 @@ class PublishedHead(Protocol):
     name: ClassVar[str] = "published_head"
     makes_head: ClassVar[bool] = True
     batch_size: int
+
+    def unfit(self, card: Card, dataset: str) -> str | None:
+        """A backbone without a published classifier, and data with other classes than its."""
+        if card.classifier is None:
+            return f"{card.name} has no published classifier"
+        if not dataset.startswith(catalog.FOLDER) and catalog.card(dataset).classes != len(imagenet_names()):
+            return f"data set {dataset} has other classes than {card.classifier}"
+        return None
 
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
         """Classifies the test images."""

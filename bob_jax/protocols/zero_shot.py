@@ -44,6 +44,10 @@ class ZeroShot(Protocol):
     makes_head: ClassVar[bool] = True
     batch_size: int
 
+    def unfit(self, card: Card, dataset: str) -> str | None:
+        """A backbone without a text tower."""
+        return None if card.text else f"{card.name} has no text tower"
+
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
         """Compares the test images with the names of the classes."""
         prompts = prompts_of(dataset)

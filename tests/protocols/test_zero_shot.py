@@ -151,3 +151,23 @@ def test_a_backbone_that_never_met_a_text(tmp_path, monkeypatch):
     competitor = Competitor(zoo.card("vit_nano4_random"), loaded.module, loaded.weights_sha256)
     with pytest.raises(BobError, match=r"vit_nano4_random has no text tower.*e\.g\. vit_b16_clip"):
         ZeroShot(batch_size=16).run(competitor, digits.load(), Context(make_mesh(), tmp_path))
+
+
+def test_the_grid_leaves_out_what_cannot_be_judged(monkeypatch):
+    monkeypatch.setitem(zoo.CARDS, "tiny_clip", tiny_clip.card())
+    config = digits_config.get_config("vit_nano4_random,protocol=knn")
+    config.backbones = ("tiny_clip", "vit_nano4_random")
+    config.protocols.zero_shot, config.protocols.published_head = {"batch_size": 8}, {"batch_size": 8}
+    found = [(cell.backbone, cell.protocol_name) for cell in grid.cells(config)]
+    assert found == [("tiny_clip", "zero_shot"), ("tiny_clip", "knn"), ("vit_nano4_random", "knn")]
+
+
+def test_a_grid_of_nothing_says_why():
+    config = digits_config.get_config("vit_nano4_random,protocol=knn")
+    config.backbones, config.protocols = ("vit_b16_dino", "resnet50_in1k"), {"published_head": {"batch_size": 8}}
+    with pytest.raises(
+        BobError,
+        match="the config digits stands for no cell: published_head: vit_b16_dino has no published classifier; "
+        "published_head: data set digits has other classes than ImageNet-1k",
+    ):
+        grid.cells(config)
