@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import tiny_clip
 import torch
+from from_timm import randomise, relative_error
 from hub_server import serve_hub
+from safetensors.torch import save_file
+from tiny_clip import open_clip
 
 from bob_jax import grid
 from bob_jax.backbones import tokenizer, zoo
-from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD
+from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, TextCard, WeightSource
 from bob_jax.data import catalog, digits
 from bob_jax.data.on_device import normalize
 from bob_jax.data.transforms import Eval
@@ -22,7 +25,7 @@ from bob_jax.launch import local
 from bob_jax.protocols.base import Competitor, Context
 from bob_jax.protocols.head import Head, predict
 from bob_jax.protocols.prompts import Prompts, prompts_of
-from bob_jax.protocols.zero_shot import ZeroShot, class_embeddings
+from bob_jax.protocols.zero_shot import ZeroShot, class_embeddings, head_of
 from bob_jax.results.store import Store
 from bob_jax.training.mesh import make_mesh
 from configs import digits as digits_config
@@ -102,6 +105,47 @@ def images_of(dataset):
     transform = Eval(tiny_clip.card().preprocessing)
     images = np.stack([transform(example["image"]) for example in dataset.splits["test"]])
     return normalize(jnp.asarray(images), CLIP_MEAN, CLIP_STD)
+
+
+TEXT = {"context_length": 8, "vocab_size": 100, "width": 64, "heads": 2, "layers": 1}
+SIGLIP = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
+TRUNK = {"image_size": 32, "timm_model_name": "vit_tiny_patch16_224"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "vision", "text", "bias"),
+    [
+        ({"kind": "siglip", "joint_dim": 192}, {"timm_proj": "none", "timm_pool": "avg"}, TEXT | SIGLIP, -10.0),
+        (
+            {"kind": "clip", "joint_dim": 48, "image_projection": "affine"},
+            {"timm_proj": None, "timm_pool": "token"},
+            TEXT,
+            None,
+        ),
+    ],
+)
+def test_the_head_equals_open_clip(tmp_path, monkeypatch, arguments, vision, text, bias):
+    """The other ways from a descriptor to the joint space: none at all with a bias of the scores, or with an offset."""
+    model = open_clip.CustomTextCLIP(arguments["joint_dim"], TRUNK | vision, text, init_logit_bias=bias)
+    randomise(model)
+    if arguments["kind"] == "clip":
+        model.text.attn_mask = model.text.build_causal_mask()  # a constant, which `randomise` has drawn too
+    sizes = {"width": 64, "depth": 1, "num_heads": 2, "vocabulary": 100, "context": 8, "image_dim": 192}
+    source = WeightSource(url=f"file://{tmp_path}/model.safetensors")
+    known = TextCard("tiny_clip.text", sizes | arguments, source, source, 0, "mit")
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setenv("BOB_CACHE", str(tmp_path / "bob"))
+    monkeypatch.setitem(zoo.CARDS, "tiny_clip", tiny_clip.card(text=known))
+    tokens = np.random.default_rng(0).integers(0, 100, (6, 8), np.int32)
+    monkeypatch.setattr("bob_jax.protocols.zero_shot.tokenize", lambda texts, card: tokens[: len(texts)])
+    head, _ = head_of(zoo.card("tiny_clip"), Prompts(("a", "b", "c"), ("{}", "the {}"), "test"), 4)
+    features = np.random.default_rng(1).standard_normal((5, 192), np.float32)
+    with torch.no_grad():
+        told = model.encode_text(torch.from_numpy(tokens).long(), normalize=True).reshape(3, 2, -1).mean(dim=1)
+        seen = model.visual.head(model.visual.trunk.head(torch.from_numpy(features)))
+        cosines = torch.nn.functional.normalize(seen, dim=1) @ torch.nn.functional.normalize(told, dim=1).T
+        expected = model.logit_scale.exp() * cosines + (0 if model.logit_bias is None else model.logit_bias)
+    assert relative_error(predict(head, features), expected.numpy()) < TOLERANCE
 
 
 def test_it_runs_by_name_and_leaves_a_head(hub, original, tmp_path):
