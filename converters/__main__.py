@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from bob_jax.backbones import zoo
+from bob_jax.backbones.card import Card, TextCard
 from bob_jax.errors import BobError
 from bob_jax.terminal import print_table
 from converters import cache, receipt
 from converters.tables import TABLES
+
+TEXT = ".text"  # behind the name of a backbone: its text tower
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         ),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
-        command.add_argument("name", help="backbone, e.g. vit_b16_clip")
+        command.add_argument("name", help="backbone, e.g. vit_b16_clip, or its text tower, vit_b16_clip.text")
         command.add_argument("--from", dest="file", type=Path, metavar="FILE", help="its checkpoint on this machine")
         command.add_argument("--table", help=f"key layout of FILE where it is not the card's: {', '.join(TABLES)}")
         command.set_defaults(run=run)
@@ -65,10 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _card(name: str) -> Card | TextCard:
+    """The card of a backbone, or that of the text tower of one."""
+    return zoo.text_card(name.removesuffix(TEXT)) if name.endswith(TEXT) else zoo.card(name)
+
+
 def _original(arguments: argparse.Namespace) -> cache.Original:
     if arguments.table and not arguments.file:
         raise BobError("--table says how FILE is laid out: give --from FILE too")
-    return cache.original_of(zoo.card(arguments.name), arguments.file, arguments.table)
+    return cache.original_of(_card(arguments.name), arguments.file, arguments.table)
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -84,16 +92,17 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    card = zoo.card(arguments.name)
+    card = _card(arguments.name)
     _, written = cache.convert(card, _original(arguments))
     print(f"{cache.path_of(card)}: converted from {written.source}, weights sha256 {written.weights_sha256}")
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from converters import parity
+    from converters import parity, text_parity
 
-    found = parity.verify(zoo.card(arguments.name), _original(arguments))
+    card, original = _card(arguments.name), _original(arguments)
+    found = text_parity.verify(card, original) if isinstance(card, TextCard) else parity.verify(card, original)
     print_table(receipt.COLUMNS, receipt.rows(found.parity))
     return 0 if all(stage.float32 <= receipt.TOLERANCE for stage in found.parity) else 1
 
