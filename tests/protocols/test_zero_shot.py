@@ -177,6 +177,22 @@ def test_embeddings_are_computed_once(hub, monkeypatch):
     np.testing.assert_allclose(again, first, rtol=0, atol=1e-6)
 
 
+def test_short_and_long_texts_together_and_alone(hub):
+    """Sorted by length and cut off inside, in their own order outside."""
+    names = (
+        "cat",
+        "a very long and winding sentence about nothing at all, and then some more of it",
+        "dog",
+        "an old cat",
+    )
+    loaded, known = zoo.load_text("tiny_clip"), zoo.card("tiny_clip")
+    together = class_embeddings(known, loaded, Prompts(names, ("{}", "a photo of a {}."), "test"), 3)
+    for name, expected in zip(names, together, strict=True):
+        alone = class_embeddings(known, loaded, Prompts((name,), ("{}", "a photo of a {}."), "test"), 1)
+        np.testing.assert_allclose(alone[0], expected, rtol=0, atol=1e-6)
+    assert np.abs(together @ together.T - np.eye(4)).max() < 0.99  # they differ
+
+
 def test_a_tokenizer_that_is_not_there(hub, tmp_path):
     (hub.folder / tiny_clip.REPOSITORY / "tokenizer.json").unlink()
     with pytest.raises(BobError, match=r"timm/tiny_clip.openai has no file tokenizer.json at revision main"):
