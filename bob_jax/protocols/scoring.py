@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bob_jax.data.base import Dataset
+from bob_jax.metrics.calibration import fit_temperature
 from bob_jax.metrics.catalog import METRICS
 from bob_jax.metrics.classification import per_example
 from bob_jax.protocols.inference import Rows
@@ -39,7 +40,7 @@ def judged(
     Returns:
         The `outputs` and `notes` of a `Result`.
     """
-    temperature = 1.0
+    temperature = fit_temperature(validation_logits, validation.labels)
     ids = dataset.splits["test"].ids
     outputs = {
         "id": np.array([ids[i] for i in test.index]),
