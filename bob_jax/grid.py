@@ -17,26 +17,19 @@ from bob_jax.protocols.base import Protocol
 from bob_jax.protocols.finetune import Finetune
 from bob_jax.protocols.knn import KNN
 from bob_jax.protocols.linear_probe import LinearProbe
+from bob_jax.protocols.ood import OutOfDistribution
 from bob_jax.protocols.published_head import PublishedHead
 from bob_jax.protocols.zero_shot import ZeroShot
 from bob_jax.results.record import cell_id
 
 PROTOCOLS: dict[str, type[Protocol]] = {
-    kind.name: kind for kind in (PublishedHead, ZeroShot, KNN, LinearProbe, AugmentedProbe, Finetune)
+    kind.name: kind for kind in (PublishedHead, ZeroShot, KNN, LinearProbe, AugmentedProbe, Finetune, OutOfDistribution)
 }
 
 SECTIONS = {
     "": (
-        "benchmark",
-        "backbones",
-        "datasets",
-        "seeds",
-        "protocols",
-        "heads",
-        "data",
-        "mesh",
-        "results",
-        "keep_weights",
+        *("benchmark", "backbones", "datasets", "seeds", "protocols", "heads"),
+        *("data", "mesh", "results", "keep_weights"),
     ),
     "data": ("root", "limit", "num_workers", "skip_corrupt"),
     "mesh": ("fsdp",),

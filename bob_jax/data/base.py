@@ -5,7 +5,7 @@ labels per image, one class per image under a shift from the source of a trained
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Protocol, TypedDict
 
 import numpy as np
@@ -98,6 +98,8 @@ class ShiftDataset(Dataset):
             difference of the two scores is a paired one.
         baseline: accuracies (clean, shifted) of models trained on the source alone, which say what shifted score a
             clean score lets expect (Taori et al., arXiv 2007.00644); empty where none are published.
+        reference_errors: AlexNet's error under each corruption, which the mean corruption error divides by (Hendrycks
+            and Dietterich, arXiv 1903.12261); empty where none are published.
     """
 
     task: ClassVar[Task] = "shift"
@@ -105,6 +107,7 @@ class ShiftDataset(Dataset):
     table: np.ndarray
     clean: bool = False
     baseline: tuple[tuple[float, float], ...] = ()
+    reference_errors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 The expected calibration error (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599) sorts test images into bins by
 confidence and averages |accuracy - confidence| of the bins, weighted by their images. Bins of equal width are the
-habit; bins of equal mass leave no bin nearly empty (Nixon et al. 2019, arXiv 1904.01685). Both have a positive bias that
-grows with bins per image, so compare them at equal numbers of images only. Under `_scaled` stand the same scores after
-temperature scaling. With arrays [N, K] (conditions of the same images) a score is the mean over the conditions.
+habit; bins of equal mass leave no bin nearly empty (Nixon et al. 2019, arXiv 1904.01685). Both have a positive bias
+that grows with bins per image, so compare them at equal numbers of images only. Under `_scaled` stand the same scores
+after temperature scaling. With arrays [N, K] (conditions of the same images) a score is the mean over the conditions.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import brentq
@@ -14,6 +16,7 @@ from scipy.special import softmax
 from bob_jax.metrics.base import Metric, mean
 
 BINS = 15
+Bins = Callable[[np.ndarray], np.ndarray]  # confidence [N] -> number of the bin [N]
 COLDEST, HOTTEST = 1e-2, 1e2  # a perfectly separated validation split has no best temperature: it ends at the coldest
 
 
@@ -73,7 +76,9 @@ def equal_mass(weights: np.ndarray, confidence: np.ndarray, correct: np.ndarray)
     return _over_conditions(weights, confidence, correct, bins)
 
 
-def _over_conditions(weights: np.ndarray, confidence: np.ndarray, correct: np.ndarray, bins) -> np.ndarray:
+def _over_conditions(
+    weights: np.ndarray, confidence: np.ndarray, correct: np.ndarray, bins: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     columns = (array.reshape(len(array), -1).T for array in (confidence, correct))
     errors = [_error(weights, c - r, bins(c)) for c, r in zip(*columns, strict=True)]
     return np.mean(errors, axis=0)

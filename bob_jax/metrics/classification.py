@@ -1,4 +1,4 @@
-"""Single-label classification: what is written down per test image, and the scores made of it."""
+"""One class per image: what is written down per test image, and the scores made of it."""
 
 import numpy as np
 
@@ -52,6 +52,40 @@ def per_example(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]
         _block(logits[start : start + rows], labels[start : start + rows]) for start in range(0, len(labels), rows)
     ]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def per_example_any(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The same where several classes are right for an image, as in ReaL (Beyer et al. 2020, arXiv 2006.07159).
+
+    Args:
+        logits: [N, C] float.
+        labels: [N, C] bool, at least one true in each row.
+
+    Returns:
+        Arrays [N]: prediction, confidence, correct (the prediction is one of the right classes) and nll
+        (-log of the probability of all right classes together).
+
+    Raises:
+        BobError: as `per_example`.
+        ValueError: shapes that do not fit, or an image without a right class.
+    """
+    if logits.shape != labels.shape or not len(labels) or not labels.any(axis=1).all():
+        raise ValueError(f"logits {logits.shape} and labels {labels.shape}: each image needs one right class or more")
+    # Of the right classes the best one stands for all; what is known of it but for its own probability is what counts.
+    best = np.where(labels, logits, -np.inf).argmax(axis=1)
+    outputs = per_example(logits, best.astype(np.int32))
+    rows = max(1, BLOCK // logits.shape[1])
+    nll = [
+        _nll_any(logits[start : start + rows], labels[start : start + rows]) for start in range(0, len(labels), rows)
+    ]
+    return {name: outputs[name] for name in ("prediction", "confidence", "correct")} | {"nll": np.concatenate(nll)}
+
+
+def _nll_any(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    with np.errstate(divide="ignore"):  # all right classes ruled out: infinite, as it should be
+        return np.log(odds.sum(axis=1)) - np.log((odds * labels).sum(axis=1))
 
 
 def _block(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from sklearn import metrics as sk
 
 from bob_jax.errors import BobError
 from bob_jax.metrics import classification
-from bob_jax.metrics.classification import METRICS, per_example
+from bob_jax.metrics.classification import METRICS, per_example, per_example_any
 
 
 @pytest.fixture
@@ -112,3 +112,19 @@ def test_a_weight_is_a_number_of_copies(predictions, name):
     copies[0, predictions[1] == 11] = 0  # a class that does not occur is left out
     expected = [METRICS[name]({k: np.repeat(v, count) for k, v in outputs.items()}) for count in copies]
     np.testing.assert_allclose(METRICS[name].weighted(outputs, copies.astype(float)), expected, rtol=1e-12)
+
+
+def test_any_of_several_classes(predictions):
+    logits, labels = predictions
+    one = np.zeros(logits.shape, bool)
+    one[np.arange(len(labels)), labels] = True
+    single, several = per_example(logits, labels), per_example_any(logits, one)
+    for name, array in several.items():
+        np.testing.assert_allclose(array, single[name], rtol=1e-12)
+    more = one | (np.random.default_rng(0).random(one.shape) < 0.3)
+    several = per_example_any(logits, more)
+    probability = softmax(logits)
+    np.testing.assert_allclose(several["nll"], -np.log((probability * more).sum(1)), rtol=1e-9)
+    np.testing.assert_array_equal(several["correct"], more[np.arange(len(labels)), logits.argmax(1)])
+    with pytest.raises(ValueError, match="each image needs one right class"):
+        per_example_any(logits, np.zeros_like(more))
