@@ -241,6 +241,7 @@ def _data_list(arguments: argparse.Namespace) -> int:
         lines = [dict(vars(one.card), ready=one.ready, place=one.place and str(one.place)) for one in found]
         for line in lines:
             del line["source"]  # how it is read: functions, no data
+            line["variants"] = list(line["variants"])
         print_json(lines)
         return 0
     columns = ("name", "title", "classes", "sizes", "metric", "licence", "ready")

@@ -185,8 +185,10 @@ def test_inat_is_read_from_its_folders(tmp_path):
 
 def test_cards_are_complete_and_their_metrics_exist():
     for name, card in catalog.CARDS.items():
-        assert card.name == name and card.metric in METRICS and card.licence and card.url.startswith("http")
-        assert {"train", "test"} <= card.sizes.keys()
+        assert card.name == name and card.licence and card.url.startswith("http")
+        if card.task == "retrieval":
+            continue
+        assert card.metric in METRICS and {"train", "test"} <= card.sizes.keys()
         assert (card.validation_fraction is None) == ("validation" in card.sizes)
 
 

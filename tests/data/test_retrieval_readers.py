@@ -95,7 +95,7 @@ def write_sop(root):
         text = "".join(f"{row} {product} 1 {path}\n" for row, (product, path) in enumerate(listed, 1))
         (root / f"Ebay_{part}.txt").write_text(heading + text, encoding="utf-8")
         for row, (_, path) in enumerate(listed):
-            write(root / path, row)
+            write(root / path, row + 10 * (part == "train"))
     return root
 
 
@@ -453,7 +453,12 @@ def write_landmarks(root):
     for part, listed in (("index", index), ("test", list(test))):
         for row, name in enumerate(listed):
             if name != "dddd000000000000":  # ignored: its image is not needed
-                write(root / part / name[0] / name[1] / name[2] / f"{name}.jpg", row, height=4, width=4)
+                write(
+                    root / part / name[0] / name[1] / name[2] / f"{name}.jpg",
+                    row + 10 * (part == "test"),
+                    height=4,
+                    width=4,
+                )
     (root / "index.csv").write_text("id\n" + "".join(f"{name}\n" for name in index))
     with (root / "retrieval_solution_v2.1.csv").open("w", newline="") as file:
         table = csv.writer(file)

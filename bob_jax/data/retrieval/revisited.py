@@ -21,6 +21,7 @@ from bob_jax.errors import BobError
 
 OTHER = {"roxford5k": "rparis6k", "rparis6k": "roxford5k"}
 Difficulty = Literal["easy", "medium", "hard"]
+DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
 # Which lists are positives, and which junk, by difficulty (section 3.2 of the paper).
 POSITIVES = {"easy": ("easy",), "medium": ("easy", "hard"), "hard": ("hard",)}
 JUNK = {"easy": ("junk", "hard"), "medium": ("junk",), "hard": ("junk", "easy")}
