@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_pictures import picture, write, write_classes
-from test_retrieval_readers import (
+from retrieval_trees import (
     IN_SHOP,
     QUERIES,
     write_copydays,
