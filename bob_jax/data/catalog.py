@@ -60,7 +60,7 @@ def source_of(name: str) -> str:
     Raises:
         BobError: nobody knows it.
     """
-    return name if name.startswith(FOLDER) else card(name).shifted_from or name
+    return name if name.startswith((FOLDER, RETRIEVAL)) else card(name).shifted_from or name
 
 
 def load(name: str, *, root: Path | None = None, limit: int | None = None, draw: int = 0) -> Dataset:
