@@ -19,7 +19,9 @@ from bob_jax.errors import BobError
 FILE = Path(__file__).with_name("prompts.json")
 IMAGENET = Path(__file__).parents[1] / "data" / "imagenet.json"
 TEMPLATE = "a photo of a {}."
-NUMBERING = re.compile(r"^(?:\d+\.|/\w/)")  # "001.Black_footed_Albatross" of CUB, "/a/abbey" of SUN397
+# What stands before the name: "001.Black_footed_Albatross" of CUB, "/a/abbey" of SUN397, and the number, kingdom,
+# phylum, class, order and family in the folders of iNaturalist 2021.
+NUMBERING = re.compile(r"^(?:\d+\.|/\w/|\d{5}_(?:[^_]+_){5})")
 WORDNET = re.compile(r"^(n\d{8})(?:-(.*))?$")  # a class of ImageNet, or of Stanford Dogs with its name behind
 
 

@@ -15,6 +15,7 @@ from torch_reference import import_timm
 
 from bob_jax.backbones import parameters, zoo
 from bob_jax.backbones.card import TextCard, WeightSource
+from bob_jax.backbones.cards import text as cards_text
 from bob_jax.backbones.text import TextTower
 from bob_jax.errors import BobError
 from converters import rules
@@ -253,3 +254,13 @@ def test_every_vision_language_card_has_its_text_side():
         known = zoo.card(name).text
         assert known.arguments["image_dim"] == zoo.card(name).feature_dim and known.name == f"{name}.text"
         zoo.text_skeleton(known)
+
+
+def test_published_figures_stand_on_the_cards_that_can_be_held_to_them():
+    figures = {name: known.scores["imagenet zero-shot"] for name, known in zoo.CARDS.items() if known.text
+               and "imagenet zero-shot" in known.scores}  # fmt: skip
+    assert set().union(*cards_text.ZERO_SHOT.values()) == set(figures)
+    assert figures["vit_b16_clip_openai"] == "68.34 (open_clip docs/openclip_results.csv)"
+    assert all(30 < float(figure.split()[0]) < 90 for figure in figures.values())
+    without = {name for name, known in zoo.CARDS.items() if known.text} - set(figures)
+    assert without == {"vit_b16_pe_core", "vit_so400m14_378_siglip2"}  # no figure was found for these

@@ -42,6 +42,7 @@ def test_wordnet_ids_stand_for_the_right_things():
         ("001.Black_footed_Albatross", "Black footed Albatross"),
         ("/a/athletic_field/outdoor", "athletic field outdoor"),
         ("aquarium_fish", "aquarium fish"),
+        ("00000_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_Lumbricus_terrestris", "Lumbricus terrestris"),
         ("707-320", "707-320"),
         ("été_indien", "été indien"),
     ],

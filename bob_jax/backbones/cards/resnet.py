@@ -194,9 +194,6 @@ def _clip() -> list[Card]:
             parameters=parameters,
             feature_dim=projection,
             pooling="attention",
-            scores={"imagenet zero-shot": "59.82 (open_clip docs/openclip_results.csv)"}
-            if name == "resnet50_clip"
-            else {},
             notes="The attention pool's positions belong to the native size and are resampled for others.",
         )
         for name, tag, arguments, projection, parameters, data in rows

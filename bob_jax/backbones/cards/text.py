@@ -65,6 +65,47 @@ SIGLIP: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
+# Published zero-shot accuracy on ImageNet: OpenCLIP's table, of its own prompts; SigLIP 2 as its authors say.
+OPENCLIP, BIG_VISION = "open_clip docs/openclip_results.csv", "google-research/big_vision README_siglip2.md"
+ZERO_SHOT: dict[str, dict[str, float]] = {
+    OPENCLIP: {
+        "vit_b16_clip": 70.23,
+        "vit_l14_clip": 75.25,
+        "vit_b32_clip_openai": 63.32,
+        "vit_b16_clip_openai": 68.34,
+        "vit_l14_clip_openai": 75.54,
+        "vit_b16_clip_datacomp": 73.49,
+        "vit_b16_clip_dfn": 76.24,
+        "vit_b16_clip_metaclip400m": 70.80,
+        "vit_b16_clip_metaclip": 72.12,
+        "eva02_b16_clip": 74.72,
+        "eva02_l14_clip": 79.77,
+        "convnext_b_clip": 70.78,
+        "convnext_b_clip_augreg": 71.47,
+        "convnext_b_clip_laiona": 70.99,
+        "convnext_b_320_clip_laiona": 71.67,
+        "convnext_b_320_clip_laiona_augreg": 71.28,
+        "resnet50_clip": 59.82,
+        "resnet50_clip_cc12m": 36.47,
+        "resnet50_clip_yfcc15m": 32.75,
+        "resnet101_clip": 62.28,
+        "resnet50x4_clip": 66.27,
+        "resnet50x16_clip": 70.72,
+        "resnet50x64_clip": 73.91,
+        "vit_b16_siglip": 76.04,
+    },
+    BIG_VISION: {
+        "vit_b16_siglip2": 78.2,
+        "vit_b16_256_siglip2": 79.1,
+        "vit_b16_512_siglip2": 81.2,
+        "vit_b32_siglip2": 74.0,
+        "vit_l16_siglip2": 82.5,
+        "vit_so400m14_siglip2": 83.2,
+        "vit_so400m16_siglip2": 83.4,
+    },
+}
+
+
 def with_text(card: Card) -> Card:
     """The card with its text side, if it has one here."""
     for name, hub, width, joint_dim, more in CLIP:
@@ -86,4 +127,6 @@ def with_text(card: Card) -> Card:
 def _with(card: Card, arguments: dict[str, Any], source: WeightSource, tokenizer: WeightSource, padding: int) -> Card:
     arguments = {**arguments, "image_dim": card.feature_dim}
     text = TextCard(f"{card.name}.text", arguments, source, tokenizer, padding, card.licence)
-    return dataclasses.replace(card, text=text)
+    published = [f"{known[card.name]:.2f} ({where})" for where, known in ZERO_SHOT.items() if card.name in known]
+    scores = {**card.scores, **({"imagenet zero-shot": published[0]} if published else {})}
+    return dataclasses.replace(card, text=text, scores=scores)

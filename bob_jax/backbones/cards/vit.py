@@ -239,7 +239,6 @@ def _clip() -> list[Card]:
     openai: dict[str, Any] = {"method": "clip", "data": "OpenAI, 400 M pairs", "notes": quick}
     metaclip: dict[str, Any] = {"method": "clip", "licence": "cc-by-nc-4.0", "commercial": False, "notes": quick}
     base = "vit_base_patch16_clip_224"
-    openclip = "(open_clip docs/openclip_results.csv)"
     return [
         _card("vit_b16_clip", f"{base}.laion2b", b16, CLIP_INPUT, 85.8, method="clip", data="LAION-2B"),
         _card(
@@ -259,7 +258,6 @@ def _clip() -> list[Card]:
             CLIP_INPUT,
             87.5,
             **openai,
-            scores={"imagenet zero-shot": f"63.32 {openclip}"},
         ),
         _card(
             "vit_b16_clip_openai",
@@ -268,7 +266,6 @@ def _clip() -> list[Card]:
             CLIP_INPUT,
             85.8,
             **openai,
-            scores={"imagenet zero-shot": f"68.34 {openclip}"},
         ),
         _card(
             "vit_l14_clip_openai",
@@ -277,7 +274,6 @@ def _clip() -> list[Card]:
             CLIP_INPUT,
             303.2,
             **openai,
-            scores={"imagenet zero-shot": f"75.54 {openclip}"},
         ),
         _card("vit_b16_clip_datacomp", f"{base}.datacompxl", b16, CLIP_INPUT, 85.8, method="clip", data="DataComp-1B"),
         _card(
