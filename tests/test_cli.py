@@ -136,8 +136,8 @@ def test_backbones_as_a_table_and_one_card_whole():
     [
         (("backbones", "vit_b16_klip"), "unknown backbone 'vit_b16_klip'"),
         (("backbones", "--method", "alchemy"), "unknown method 'alchemy'"),
-        (("data", "check", "digit"), "unknown data set 'digit': did you mean digits?"),
-        (("data", "prepare", "digit"), "unknown data set 'digit': did you mean digits?"),
+        (("data", "check", "digit"), "unknown data set 'digit': did you mean digits"),
+        (("data", "prepare", "digit"), "unknown data set 'digit': did you mean digits"),
     ],
 )
 def test_a_wrong_name_is_one_line(arguments, words, capsys):

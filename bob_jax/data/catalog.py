@@ -14,7 +14,7 @@ from pathlib import Path
 from bob_jax.cache import cache_dir
 from bob_jax.data import archives, folder, low_data, tfds
 from bob_jax.data.base import Dataset, RetrievalDataset, Source, Task
-from bob_jax.data.cards import embedded, fine_grained, retrieval, shifts
+from bob_jax.data.cards import embedded, fine_grained, medical, natural, retrieval, satellite, shifts, structured
 from bob_jax.data.cards.card import Archives, ClassFolders, DatasetCard, Embedded, Kind, Official, Tfds
 from bob_jax.data.retrieval.class_folders import own
 from bob_jax.data.retrieval.found import as_dataset
@@ -24,7 +24,7 @@ from bob_jax.errors import BobError, unknown_name
 
 FOLDER, RETRIEVAL = "folder:", "retrieval:"  # before the path of a user's own data
 
-FAMILIES = (embedded, fine_grained, shifts, retrieval)
+FAMILIES = (embedded, fine_grained, natural, satellite, medical, structured, shifts, retrieval)
 CARDS: dict[str, DatasetCard] = {card.name: card for family in FAMILIES for card in family.CARDS}
 
 
@@ -111,7 +111,9 @@ def prepare(name: str, root: Path | None = None) -> Path | None:
     downloads = place / "downloads" / target.name
     match found.source:
         case Tfds(builder=builder, manual=manual):
-            return tfds.prepare(builder, found.name, tfds.default_dir(place), manual)
+            downloads = tfds.by_hand(tfds.default_dir(place))
+            if all((downloads / part).exists() for part in manual):
+                return tfds.prepare(builder, found.name, tfds.default_dir(place))
         case Archives(read, urls):
             for url, md5 in urls:
                 archives.download(url, downloads / url.rsplit("/", 1)[1], md5)
@@ -180,7 +182,9 @@ def _read(found: DatasetCard, source: Kind, root: Path | None) -> Dataset:
 
 def _from_tfds(found: DatasetCard, source: Tfds, place: Path) -> Dataset:
     official = {
-        split: tfds.TfdsSource(place, source.splits.get(split, split), source.id_feature, source.label)
+        split: tfds.TfdsSource(
+            place, source.splits.get(split, split), source.id_feature, source.label, source.classes, source.pixels
+        )
         for split in found.sizes
     }
     splits: dict[str, Source] = dict(official)

@@ -1,7 +1,9 @@
 """Little data: the same question with fewer training images.
 
-k-shot takes k images a class for training and as many for validation (selection on a large validation split would not
-be little data), by a draw that several seeds repeat. A percentage is one fixed draw, stratified by class.
+k-shot takes k images a class for training and as many for validation, or all of a class that has fewer there (selection
+on a large validation split would not be little data), by a draw that several seeds repeat. A percentage is one fixed
+draw, stratified by class. Multi-label data have variants of their own: their images come in groups (patients) that must
+not be torn apart.
 """
 
 import dataclasses
@@ -9,9 +11,9 @@ import re
 
 import numpy as np
 
-from bob_jax.data.base import Dataset, Source
+from bob_jax.data.base import Dataset
 from bob_jax.data.cards.card import DatasetCard
-from bob_jax.data.subset import Subset, first_of_each_class, hold_out
+from bob_jax.data.subset import first_of_each_class, share_of_each_class
 from bob_jax.errors import BobError
 
 
@@ -35,16 +37,14 @@ def parse(variant: str, found: DatasetCard) -> Amount:
         BobError: another word, an amount out of range, or a data set that has no training images.
     """
     match = re.fullmatch(r"(\d+)(shot|pct)", variant)
-    trains = found.task in ("classification", "multilabel")
+    trains = found.task == "classification"
     if match is None or not trains:
         known = ", ".join([*found.variants, *(("5shot", "10pct") if trains else ())]) or "none"
         raise BobError(f"data set {found.name} has no variant '{variant}': there is {known}")
     number = int(match[1])
     if match[2] == "shot":
-        if number < 1 or found.task != "classification":
-            raise BobError(
-                f"{found.name}@{variant}: shots count images of one class each, and from 1; take a percentage"
-            )
+        if number < 1:
+            raise BobError(f"{found.name}@{variant}: give at least 1 image a class")
         return Amount(number, None)
     if not 1 <= number < 100:
         raise BobError(f"{found.name}@{variant}: give a percentage from 1 to 99")
@@ -64,25 +64,27 @@ def take(dataset: Dataset, name: str, amount: Amount, draw: int) -> Dataset:
         BobError: a class with too few images.
     """
     splits, notes = dict(dataset.splits), dict(dataset.split_notes)
+    least = {"train": "", "validation": " at most"}
+    if amount.shots is not None:
+        _enough(dataset, amount.shots)
     for split in ("train", "validation"):
         source = splits[split]
         if amount.shots is not None:
-            splits[split] = _shots(source, dataset, split, amount.shots, draw)
-            notes[split] += f"; of these {amount.shots} a class, draw {draw}"
+            splits[split] = first_of_each_class(source, amount.shots, draw)
+            notes[split] += f"; of these {amount.shots} a class{least[split]}, draw {draw}"
         else:
             assert amount.percent is not None
-            splits[split] = hold_out(source, amount.percent / 100)[1]
-            notes[split] += f"; of these {amount.percent} %, stratified by class, seed 0"
+            splits[split] = share_of_each_class(source, amount.percent / 100)
+            notes[split] += f"; of these {amount.percent} % of each class, at least one image, seed 0"
     return dataclasses.replace(
         dataset, name=name, splits=splits, split_notes=notes, draw=draw if amount.shots is not None else None
     )
 
 
-def _shots(source: Source, dataset: Dataset, split: str, shots: int, draw: int) -> Subset:
-    counts = np.bincount(source.labels, minlength=len(dataset.classes))
+def _enough(dataset: Dataset, shots: int) -> None:
+    counts = np.bincount(dataset.splits["train"].labels, minlength=len(dataset.classes))
     if counts.min() < shots:
         raise BobError(
-            f"{dataset.name}@{shots}shot: class '{dataset.classes[int(counts.argmin())]}' has {counts.min()} images in "
-            f"{split}; take fewer shots"
+            f"{dataset.name}@{shots}shot: class '{dataset.classes[int(counts.argmin())]}' has {counts.min()} training "
+            "images; take fewer shots"
         )
-    return first_of_each_class(source, shots, draw)

@@ -56,14 +56,14 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Subset, Su
     keeps at least one example.
 
     Args:
-        source: single-label examples.
+        source: examples; of several labels, each combination that occurs counts as a class.
         fraction: of the examples to hold out, in (0, 1).
         seed: which ones.
 
     Returns:
         The rest and the part held out, each in the source's order.
     """
-    labels = source.labels
+    labels = _strata(source.labels)
     rank, sizes = _rank_in_class(source.ids, labels, seed)
     share = fraction * sizes
     take = np.minimum(np.floor(share), sizes - 1)
@@ -76,19 +76,55 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Subset, Su
     return Subset(source, np.flatnonzero(~held)), Subset(source, np.flatnonzero(held))
 
 
+def hold_out_groups(source: Source, groups: Sequence[str], fraction: float, seed: int = 0) -> tuple[Subset, Subset]:
+    """Splits a source in two along groups: all images of a patient stay together.
+
+    Args:
+        source: examples.
+        groups: [N] the group of each.
+        fraction: of the groups to hold out, rounded up, in (0, 1).
+        seed: which ones.
+
+    Returns:
+        The rest and the part held out, each in the source's order.
+    """
+    order = sorted(set(groups), key=lambda group: _hash(group, seed))
+    held = set(order[: math.ceil(fraction * len(order))])
+    inside = np.array([group in held for group in groups], bool)
+    return Subset(source, np.flatnonzero(~inside)), Subset(source, np.flatnonzero(inside))
+
+
+def share_of_each_class(source: Source, fraction: float, seed: int = 0) -> Subset:
+    """A part of each class by hash, at least one example; a smaller fraction's examples are among a larger one's.
+
+    Args:
+        source: examples; of several labels, each combination that occurs counts as a class.
+        fraction: of each class, to the nearest whole number.
+        seed: which ones.
+
+    Returns:
+        The examples chosen, in the source's order.
+    """
+    labels = _strata(source.labels)
+    rank, sizes = _rank_in_class(source.ids, labels, seed)
+    _, classes = np.unique(labels, return_inverse=True)
+    return Subset(source, np.flatnonzero(rank < np.maximum(1, np.rint(fraction * sizes))[classes]))
+
+
 def balanced(source: Source, limit: int, seed: int = 0) -> Subset:
     """The first `limit` examples of a class-balanced order: one of each class, then a second of each, and so on.
 
     Args:
-        source: single-label examples.
+        source: examples; of several labels, each combination that occurs counts as a class.
         limit: how many; a shorter source is kept whole.
         seed: which example of a class comes first, and which class.
 
     Returns:
         The examples chosen, in the source's order, so that files are still read in sequence.
     """
-    rank, _ = _rank_in_class(source.ids, source.labels, seed)
-    first = [_hash(str(label), seed) for label in source.labels.tolist()]
+    labels = _strata(source.labels)
+    rank, _ = _rank_in_class(source.ids, labels, seed)
+    first = [_hash(str(label), seed) for label in labels.tolist()]
     order = sorted(range(len(rank)), key=lambda index: (rank[index], first[index]))
     return Subset(source, np.sort(np.array(order[:limit], np.int64)))
 
@@ -97,6 +133,11 @@ def first_of_each_class(source: Source, count: int, seed: int) -> Subset:
     """The first `count` examples of each class by hash, in the source's order; all of a smaller class."""
     rank, _ = _rank_in_class(source.ids, source.labels, seed)
     return Subset(source, np.flatnonzero(rank < count))
+
+
+def _strata(labels: np.ndarray) -> np.ndarray:
+    """[N] labels as they are; of labels [N, C] the number of each row among the rows that occur."""
+    return labels if labels.ndim == 1 else np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _rank_in_class(ids: Sequence[str], labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -39,6 +39,8 @@ class TfdsSource:
         split: str,
         id_feature: str | None = None,
         label: Callable[[Any], int] | None = None,
+        classes: tuple[str, ...] = (),
+        pixels: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
         """
         Args:
@@ -46,20 +48,22 @@ class TfdsSource:
             split: TFDS's name of the split.
             id_feature: feature that names the image, e.g. "file_name"; `split/row` when None.
             label: class index from an example's features (of `tf_example_pb2.Features`); that named "label" when None.
+            classes: names in label order, where TFDS has none of its own.
+            pixels: what is made of a decoded image [H, W, 3].
         """
         self.directory = directory
         self.split = split
         self.id_feature = id_feature
         self.label = label or _label
+        self.pixels = pixels
         info = json.loads((directory / "dataset_info.json").read_text())
         (found,) = (entry for entry in info["splits"] if entry["name"] == split)
         names = directory / "label.labels.txt"
-        self.classes = tuple(names.read_text().splitlines()) if names.exists() else ()
+        self.classes = classes or (tuple(names.read_text().splitlines()) if names.exists() else ())
         self._length = sum(map(int, found["shardLengths"]))
         shards = sorted((file.name, file.stat().st_size) for file in directory.glob(f"*-{split}.array_record-*"))
         held = [info["name"], info["version"], found, shards, self.classes]
-        if label is not None:  # the same images may be asked for other labels
-            held.append(label.__qualname__)
+        held += [function.__qualname__ for function in (label, pixels) if function]  # other labels of the same records
         self.fingerprint = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -74,7 +78,8 @@ class TfdsSource:
         features = self._record(index)
         name = self._name(features, index)
         (encoded,) = features["image"].bytes_list.value
-        return {"image": decode_image(encoded, name), "label": self.label(features), "id": name}
+        image = decode_image(encoded, name)
+        return {"image": self.pixels(image) if self.pixels else image, "label": self.label(features), "id": name}
 
     @property
     def ids(self) -> list[str]:
@@ -151,14 +156,18 @@ def find(builder: str, data_dir: Path) -> Path | None:
     return found[max(found)] if found else None
 
 
-def prepare(builder: str, name: str, data_dir: Path, manual: str = "") -> Path:
+def by_hand(data_dir: Path) -> Path:
+    """Where TFDS looks for what it cannot fetch."""
+    return data_dir / "downloads" / "manual"
+
+
+def prepare(builder: str, name: str, data_dir: Path) -> Path:
     """Downloads and prepares a data set, unless it is there; TensorFlow runs in a process of its own.
 
     Args:
         builder: TFDS's name, e.g. "oxford_flowers102".
         name: ours, for messages.
         data_dir: TFDS's data folder.
-        manual: files that TFDS cannot fetch; they must lie in its folder of manual downloads.
 
     Returns:
         The folder of the prepared version.
@@ -174,9 +183,6 @@ def prepare(builder: str, name: str, data_dir: Path, manual: str = "") -> Path:
             f"data set {name} is not prepared in {data_dir}: run `pip install 'bob_jax[tfds]'`, then "
             f"`bob data prepare {name}` (TensorFlow is needed for this step only)"
         )
-    by_hand = data_dir / "downloads" / "manual"
-    if manual and not (by_hand.is_dir() and any(by_hand.iterdir())):
-        raise BobError(f"data set {name} must be fetched by hand: put {manual} into {by_hand}, then run again")
     data_dir.mkdir(parents=True, exist_ok=True)
     code, output = _run([sys.executable, "-c", _PREPARE, builder, str(data_dir)])
     found = find(builder, data_dir)

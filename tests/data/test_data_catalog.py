@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from bob_jax.data import archives, catalog, prepare
 from bob_jax.errors import BobError
-from bob_jax.metrics.classification import METRICS
+from bob_jax.metrics.catalog import METRICS
 
 VARIANTS = ("707-320", "F-16A/B", "BAE 146-200")
 
@@ -186,20 +186,33 @@ def test_inat_is_read_from_its_folders(tmp_path):
 def test_cards_are_complete_and_their_metrics_exist():
     for name, card in catalog.CARDS.items():
         assert card.name == name and card.licence and card.url.startswith("http")
-        if card.task == "retrieval":
-            continue
-        assert card.metric in METRICS and {"train", "test"} <= card.sizes.keys()
-        assert (card.validation_fraction is None) == ("validation" in card.sizes)
+        assert card.get and (card.download_size is None) == (card.access == "embedded")
+        if card.task in ("classification", "multilabel"):
+            assert {"train", "validation", "test"} == set(card.sizes) | (
+                ({"validation"} if card.validation_fraction else set()) | ({"test"} if card.test_fraction else set())
+            )
+            assert (card.validation_fraction is None) == ("validation" in card.sizes)
+            assert card.metric in METRICS
 
 
-def test_tfds_knows_the_builders_and_their_features():
+def test_a_manual_card_says_where_its_files_go():
+    for card in catalog.CARDS.values():
+        if card.access == "manual":
+            assert "{downloads}" in card.get or "{folder}" in card.get
+            assert not isinstance(card.source, catalog.Tfds) or all(part in card.get for part in card.source.manual)
+
+
+def test_tfds_knows_the_builders_and_their_features(tmp_path):
     import tensorflow_datasets
 
     for card in catalog.CARDS.values():
         if isinstance(card.source, catalog.Tfds):
-            info = tensorflow_datasets.builder(card.source.builder).info
-            assert card.source.id_feature in info.features
-            assert info.features["label"].num_classes == card.classes
+            builder = tensorflow_datasets.builder(card.source.builder, data_dir=tmp_path)
+            assert card.source.id_feature is None or card.source.id_feature in builder.info.features
+            assert bool(card.source.manual) == bool(builder.MANUAL_DOWNLOAD_INSTRUCTIONS)
+            if card.source.label is None:
+                assert builder.info.features["label"].num_classes == card.classes
+            assert len(card.source.classes) in (0, card.classes)
 
 
 def test_digits_through_the_catalogue_have_the_sizes_of_their_card():

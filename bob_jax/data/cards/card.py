@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from bob_jax.data.archives import Listing
 from bob_jax.data.base import Dataset, Task
 
@@ -27,14 +29,18 @@ class Tfds:
         id_feature: feature that names the image; None where there is none: then its place in the split does.
         splits: TFDS's name of each of our splits, where it is another.
         label: class index from an example's features, where they have none named "label".
-        manual: what TFDS cannot fetch and the user must put into its folder of manual downloads.
+        classes: names in label order, where TFDS has none of its own.
+        pixels: what is made of a decoded image, where it is not stored as it should be seen.
+        manual: files and folders that TFDS cannot fetch and the user must put into its folder of manual downloads.
     """
 
     builder: str
     id_feature: str | None = None
     splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     label: Callable[[Any], int] | None = None
-    manual: str = ""
+    classes: tuple[str, ...] = ()
+    pixels: Callable[[np.ndarray], np.ndarray] | None = None
+    manual: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +100,7 @@ class DatasetCard:
         name: key in the catalogue.
         title: full name.
         classes: number of classes or labels; 0 where retrieval knows none.
-        sizes: images in each official split, or in all when there are none.
+        sizes: images in each official split; in all, as "train", where there are none.
         validation: how the validation split comes to be.
         validation_fraction: of official train that is held out for it; None where it is official, or `source` makes it.
         metric: score that ranks backbones, the habit of the papers that use the set.
