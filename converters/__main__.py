@@ -83,10 +83,11 @@ def _list(arguments: argparse.Namespace) -> int:
     columns = ("name", "method", "data", "licence", "converted", "parity")
     rows = []
     for card in zoo.CARDS.values():
-        if card.source is not None:
-            known = cache.read_receipt(card)
-            parity = f"{known.largest_error:.1e}" if known and known.parity else ""
-            rows.append([card.name, card.method, card.data, card.licence, known.date[:10] if known else "", parity])
+        for part in (card, card.text):  # a backbone, and the text tower of one
+            if part is not None and part.source is not None:
+                known = cache.read_receipt(part)
+                parity = f"{known.largest_error:.1e}" if known and known.parity else ""
+                rows.append([part.name, card.method, card.data, part.licence, known.date[:10] if known else "", parity])
     print_table(columns, rows)
     return 0
 

@@ -96,7 +96,9 @@ class Card:
         scores: published figures with their source, e.g. {"imagenet top-1": "84.53 (timm results)"}.
         notes: what a user must know.
         gated: whether the publisher's terms must be accepted, with an account, before the weights can be fetched.
-        classifier: `IN1K` where the source has a linear layer that tells the classes of ImageNet-1k apart; else None.
+        classifier: `IN1K` where a linear layer that tells the classes of ImageNet-1k apart was published with the
+            weights; else None.
+        classifier_source: where that layer is, if it has a file of its own.
         text: the text side of a vision-language checkpoint; None for any other, and where only images are left of it.
     """
 
@@ -117,4 +119,5 @@ class Card:
     notes: str = ""
     gated: bool = False
     classifier: str | None = None
+    classifier_source: WeightSource | None = None
     text: TextCard | None = None

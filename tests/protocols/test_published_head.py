@@ -139,6 +139,20 @@ def test_a_bridged_model(tmp_path, monkeypatch):
     assert relative_error(predict(Head(*zoo.load_classifier(known.name)), features), expected) < 1e-5
 
 
+def test_a_linear_probe_in_a_file_of_its_own(tmp_path, monkeypatch):
+    """DINO's layout: what its training of linear probes saves, wrapped for several processes."""
+    model = published("resnet", tmp_path, monkeypatch, lambda key: key.replace("fc.", "unused."))
+    layer = torch.nn.Sequential()
+    layer.add_module("linear", model.fc)
+    wrapped = {f"module.{name}": tensor for name, tensor in layer.state_dict().items()}
+    torch.save({"epoch": 100, "state_dict": wrapped, "best_acc": 75.3}, tmp_path / "probe.pth")
+    probe = WeightSource(url=f"file://{tmp_path}/probe.pth")
+    monkeypatch.setitem(zoo.CARDS, "tiny", dataclasses.replace(zoo.card("tiny"), classifier_source=probe))
+    kernel, bias = zoo.load_classifier("tiny")
+    np.testing.assert_array_equal(kernel, model.fc.weight.detach().numpy().T)
+    np.testing.assert_array_equal(bias, model.fc.bias.detach().numpy())
+
+
 def competitor(name: str) -> Competitor:
     loaded = zoo.load(name)
     return Competitor(zoo.card(name), loaded.module, loaded.weights_sha256)
@@ -183,9 +197,17 @@ def test_a_file_without_its_classifier(tmp_path, monkeypatch):
 
 
 def test_every_card_with_a_published_accuracy_has_its_classifier():
-    """And no other but Swin V2-S, for which timm's table was not asked."""
+    """And no other but Swin V2-S, whose figure nobody noted, and DINO's ResNet-50 with its linear probe."""
     figures = {name for name, known in zoo.CARDS.items() if "imagenet top-1" in known.scores}
     marked = {name for name, known in zoo.CARDS.items() if known.classifier}
     assert figures <= marked
-    assert marked - figures == {"swinv2_s_in1k", "swinv2_s_w16_in1k"}
+    assert marked - figures == {"swinv2_s_in1k", "swinv2_s_w16_in1k", "resnet50_dino"}
+    assert {name for name in marked if zoo.card(name).classifier_source} == {"resnet50_dino"}
     assert {zoo.card(name).classifier for name in marked} == {IN1K}
+
+
+def test_any_model_of_timms_has_the_classifier_that_timm_says():
+    assert zoo.card("timm:resnet18.a1_in1k").classifier == IN1K
+    assert zoo.card("timm:vit_tiny_patch16_224.augreg_in21k").classifier is None
+    assert zoo.card("timm:deit_tiny_distilled_patch16_224.fb_in1k").classifier is None
+    assert zoo.card("timm:resnet18.random").classifier is None

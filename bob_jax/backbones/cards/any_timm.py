@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bob_jax.backbones import torch_program
-from bob_jax.backbones.card import Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import IN1K, Card, Preprocessing, WeightSource
 from bob_jax.backbones.pytorch import import_library
 from bob_jax.backbones.torch_program import TIMM, Origin
 from bob_jax.errors import BobError, unknown_name
@@ -78,6 +78,10 @@ def changed_card_of(name: str, changes: Mapping[str, Any]) -> Card:
         notes=""
         if facts.strides
         else "No feature maps: it can be probed and fine-tuned, and not put under a detector.",
+        # timm has no other data set of 1000 classes; two classifiers in one file (distillation) are no linear layer.
+        classifier=IN1K
+        if not fresh and settings.num_classes == 1000 and isinstance(settings.classifier, str)
+        else None,
     )
 
 

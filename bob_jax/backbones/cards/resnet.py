@@ -35,6 +35,7 @@ def _resnet(
     table: str = "timm_resnet",
     notes: str = "",
     classifier: str | None = None,
+    classifier_source: WeightSource | None = None,
 ) -> Card:
     return Card(
         name=name,
@@ -53,6 +54,7 @@ def _resnet(
         scores=scores,
         notes=notes,
         classifier=classifier,
+        classifier_source=classifier_source,
     )
 
 
@@ -106,6 +108,10 @@ def _self_supervised() -> list[Card]:
                 "imagenet knn": "67.5 (facebookresearch/dino README)",
                 "imagenet linear": "75.3 (facebookresearch/dino README)",
             },
+            classifier=IN1K,
+            classifier_source=WeightSource(
+                url=f"{FACEBOOK}/dino/dino_resnet50_pretrain/dino_resnet50_linearweights.pth"
+            ),
         ),
         _resnet(
             "resnet50_vicreg",
