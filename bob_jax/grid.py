@@ -19,11 +19,16 @@ from bob_jax.protocols.knn import KNN
 from bob_jax.protocols.linear_probe import LinearProbe
 from bob_jax.protocols.ood import OutOfDistribution
 from bob_jax.protocols.published_head import PublishedHead
+from bob_jax.protocols.retrieval import Retrieval
 from bob_jax.protocols.zero_shot import ZeroShot
 from bob_jax.results.record import cell_id
 
 PROTOCOLS: dict[str, type[Protocol]] = {
-    kind.name: kind for kind in (PublishedHead, ZeroShot, KNN, LinearProbe, AugmentedProbe, Finetune, OutOfDistribution)
+    kind.name: kind
+    for kind in (
+        *(PublishedHead, ZeroShot, KNN, LinearProbe, AugmentedProbe, Finetune),
+        *(OutOfDistribution, Retrieval),
+    )
 }
 
 SECTIONS = {

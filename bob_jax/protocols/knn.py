@@ -17,9 +17,7 @@ from bob_jax.errors import BobError
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
 from bob_jax.protocols.scoring import judged, validation_score
-
-QUERY_BLOCK = 1024  # rows of the similarity matrix in memory at a time
-GALLERY_BLOCK = 16384  # and its columns
+from bob_jax.protocols.search import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,50 +93,6 @@ def vote(
         )
         for k in ks
     ]
-
-
-def nearest(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest rows by cosine similarity, exactly, nearest first; of equals the lower index.
-
-    Args:
-        queries: [Q, D] float32.
-        gallery: [N, D] float32, N >= k.
-        k: neighbours.
-
-    Returns:
-        similarity [Q, k] float32 in [-1, 1], and index [Q, k] int32 into the gallery.
-    """
-    best = [
-        (jnp.full((len(block), k), -jnp.inf), jnp.zeros((len(block), k), jnp.int32), _unit(jnp.asarray(block)))
-        for block in _blocks(queries, QUERY_BLOCK)
-    ]
-    offset = 0
-    for block in _blocks(gallery, GALLERY_BLOCK):
-        unit = _unit(jnp.asarray(block))
-        best = [(*_merge(similarity, index, query, unit, offset), query) for similarity, index, query in best]
-        offset += len(block)
-    similarity = np.concatenate([np.asarray(part) for part, _, _ in best])
-    return similarity, np.concatenate([np.asarray(part) for _, part, _ in best])
-
-
-def _blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-@jax.jit
-def _unit(rows: jax.Array) -> jax.Array:
-    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
-
-
-@jax.jit
-def _merge(
-    similarity: jax.Array, index: jax.Array, queries: jax.Array, block: jax.Array, offset: int
-) -> tuple[jax.Array, jax.Array]:
-    """The best k of what is known and of one more block; the known come first, so of equals the lower index wins."""
-    new = jnp.matmul(queries, block.T, precision="float32")
-    columns = jnp.broadcast_to(offset + jnp.arange(new.shape[1], dtype=jnp.int32), new.shape)
-    top, position = jax.lax.top_k(jnp.concatenate([similarity, new], axis=1), similarity.shape[1])
-    return top, jnp.take_along_axis(jnp.concatenate([index, columns], axis=1), position, axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

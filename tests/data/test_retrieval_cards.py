@@ -23,8 +23,7 @@ from retrieval_trees import (
 from bob_jax.data import catalog, prepare
 from bob_jax.data.cards import retrieval
 from bob_jax.errors import BobError
-
-METRICS = {"map", "map_trapezoid", "map@100", "mrr", "hit@1"}
+from bob_jax.metrics.catalog import METRICS
 
 
 def serve(monkeypatch, tmp_path, name: str, files: dict[str, Path]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from bob_jax.protocols import knn
+from bob_jax.protocols import knn, search
 
 
 @pytest.fixture
@@ -25,18 +25,18 @@ def brute_force(queries, gallery, k):
 @pytest.mark.parametrize(("query_block", "gallery_block"), [(1024, 16384), (16, 32), (70, 300), (33, 7)])
 def test_nearest_equals_brute_force_whatever_the_blocks(clouds, monkeypatch, query_block, gallery_block):
     queries, gallery, _ = clouds
-    monkeypatch.setattr(knn, "QUERY_BLOCK", query_block)
-    monkeypatch.setattr(knn, "GALLERY_BLOCK", gallery_block)
-    similarity, index = knn.nearest(queries, gallery, 20)
+    monkeypatch.setattr(search, "QUERY_BLOCK", query_block)
+    monkeypatch.setattr(search, "GALLERY_BLOCK", gallery_block)
+    similarity, index = search.nearest(queries, gallery, 20)
     expected_similarity, expected_index = brute_force(queries, gallery, 20)
     np.testing.assert_array_equal(index, expected_index)
     np.testing.assert_allclose(similarity, expected_similarity, atol=1e-6)
 
 
 def test_equal_neighbours_come_in_order_of_their_index(monkeypatch):
-    monkeypatch.setattr(knn, "GALLERY_BLOCK", 3)
+    monkeypatch.setattr(search, "GALLERY_BLOCK", 3)
     gallery = np.tile(np.eye(2, dtype=np.float32), (5, 1))
-    _, index = knn.nearest(np.array([[1.0, 0.0]], np.float32), gallery, 5)
+    _, index = search.nearest(np.array([[1.0, 0.0]], np.float32), gallery, 5)
     assert index.tolist() == [[0, 2, 4, 6, 8]]
 
 
