@@ -52,7 +52,8 @@ def prompts_of(dataset: Dataset) -> Prompts:
     """
     if not dataset.classes:
         raise BobError(f"data set {dataset.name} names no classes, so there is nothing to compare its images with")
-    known = _known().get(dataset.name.partition("@")[0], {})
+    imagenet = dataset.classes == tuple(imagenet_names())  # whole, a part of its images, or a folder of yours
+    known = _known().get("imagenet" if imagenet else dataset.name.partition("@")[0], {})
     called = known.get("names", {})
     names = tuple(called.get(one) or plain(one) for one in dataset.classes)
     for own, name in zip(dataset.classes, names, strict=True):

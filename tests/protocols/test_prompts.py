@@ -6,7 +6,7 @@ import pytest
 import tiny_clip  # imports OpenCLIP also beside a CPU-only torch
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
-from bob_jax.data import digits
+from bob_jax.data import catalog, digits
 from bob_jax.errors import BobError
 from bob_jax.protocols import prompts
 from bob_jax.protocols.prompts import imagenet_names, plain, prompts_of
@@ -25,6 +25,8 @@ def test_imagenet_is_called_as_openai_calls_it():
     assert [template.replace("{}", "cat") for template in found.templates] == [
         template("cat") for template in OPENAI_IMAGENET_TEMPLATES
     ]
+    assert prompts_of(named("imagenet_10pct", *imagenet_names())) == found
+    assert prompts_of(named("folder:/tmp/imagenet", *imagenet_names())) == found
     assert len(found.texts()) == 80000 and found.texts()[80] == "a bad photo of a goldfish."
 
 
@@ -60,7 +62,9 @@ def test_names_as_words(own, words):
         ("flowers", "ball moss", "a photo of a air plant, a type of flower."),
         ("aircraft", "F_A-18", "a photo of a F/A-18, a type of aircraft."),
         ("cub", "002.Laysan_Albatross", "a photo of a Laysan Albatross, a type of bird."),
-        ("patch_camelyon", "1", "this is a photo of lymph node containing metastatic tumor tissue"),
+        ("patch_camelyon", "metastasis", "this is a photo of lymph node containing metastatic tumor tissue"),
+        ("clevr_count", "3 objects", "a photo of 3 objects."),
+        ("kitti_distance", "no vehicle", "a photo i took with no car."),
         ("digits", "7", 'a photo of the number: "7".'),
         ("folder:/tmp/mine", "red_panda", "a photo of a red panda."),
     ],
@@ -83,3 +87,42 @@ def test_a_number_is_no_name():
 def test_no_classes():
     with pytest.raises(BobError, match="data set mine names no classes"):
         prompts_of(named("mine"))
+
+
+def test_every_set_with_sentences_is_in_the_catalogue():
+    assert set(prompts._known()) <= set(catalog.CARDS)
+
+
+def test_the_names_that_differ_are_names_of_the_data():
+    """Where the catalogue says the class names itself; the others' are known only when they are prepared."""
+    for name, known in prompts._known().items():
+        classes = getattr(catalog.CARDS[name].source, "classes", ()) or ()
+        assert not classes or set(known["names"]) <= set(classes), name
+
+
+def test_sets_whose_classes_have_no_names():
+    told = {}
+    for name, card in catalog.CARDS.items():
+        if classes := getattr(card.source, "classes", None):
+            try:
+                told[name] = prompts_of(named(name, *classes)).texts()
+            except BobError as error:
+                told[name] = str(error)
+    assert {name for name, texts in told.items() if isinstance(texts, str)} == {"dmlab"}
+    assert told["kitti_distance"] == [
+        "a photo i took of a car on my left or right side.",
+        "a photo i took with a car nearby.",
+        "a photo i took with a car in the distance.",
+        "a photo i took with no car.",
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["caltech101", "dtd", "eurosat", "flowers", "food101", "pets", "resisc45", "sun397"])
+def test_the_names_that_differ_are_names_of_tfds(name):
+    import tensorflow_datasets
+
+    builder = catalog.CARDS[name].source.builder.partition("/")[0]
+    classes = tensorflow_datasets.builder_cls(builder)(data_dir="/nowhere").info.features["label"].names
+    assert set(prompts._known()[name]["names"]) <= set(classes)
+    assert len(set(prompts_of(named(name, *classes)).names)) == len(classes) == catalog.CARDS[name].classes
