@@ -94,12 +94,12 @@ class ShiftDataset(Dataset):
         source: name of the data set the head is trained on.
         table: [C] int, the class of the source that each of `classes` is. Scores are taken over these classes alone,
             for the shifted and for the source's own test images.
-        clean: whether the shifted images are the source's test images, changed, in the same order: then the
-            difference of the two scores is a paired one.
+        clean: whether the shifted images are the source's test images, changed or labelled anew, under the same ids
+            (some may be left out): then the difference of the two scores is a paired one.
         baseline: accuracies (clean, shifted) of models trained on the source alone, which say what shifted score a
             clean score lets expect (Taori et al., arXiv 2007.00644); empty where none are published.
-        reference_errors: AlexNet's error under each corruption, which the mean corruption error divides by (Hendrycks
-            and Dietterich, arXiv 1903.12261); empty where none are published.
+        reference_errors: AlexNet's error under each corruption, the mean over severities, which the mean corruption
+            error divides by (Hendrycks and Dietterich, arXiv 1903.12261); empty where none are published.
     """
 
     task: ClassVar[Task] = "shift"

@@ -15,7 +15,7 @@ from bob_jax.cache import cache_dir
 from bob_jax.data import archives, folder, low_data, tfds
 from bob_jax.data.base import Dataset, RetrievalDataset, Source, Task
 from bob_jax.data.cards import embedded, fine_grained, medical, natural, retrieval, satellite, shifts, structured
-from bob_jax.data.cards.card import Archives, ClassFolders, DatasetCard, Embedded, Kind, Official, Tfds
+from bob_jax.data.cards.card import Archives, DatasetCard, Embedded, Kind, Official, Tfds
 from bob_jax.data.retrieval.class_folders import own
 from bob_jax.data.retrieval.found import as_dataset
 from bob_jax.data.retrieval.limit import limited
@@ -136,12 +136,14 @@ def locate(name: str, root: Path | None = None) -> Path | None:
     """The folder of a data set that is ready to load; None when it is not there, or comes with a package."""
     found, place = card(name), root or cache_dir("data")
     match found.source:
-        case Tfds(builder=builder):
-            return tfds.find(builder, tfds.default_dir(place))
-        case Archives() | ClassFolders() | Official():
-            folder = place / (found.folder or found.name)
-            return folder if folder.is_dir() else None
-    return None
+        case Tfds(builder=builder, read=read):
+            stored = tfds.find(builder, tfds.default_dir(place))
+            if stored is not None or read is None:
+                return stored
+        case Embedded():
+            return None
+    folder = place / (found.folder or found.name)
+    return folder if folder.is_dir() else None
 
 
 def _brought(downloads: Path) -> list[Path]:
@@ -167,9 +169,9 @@ def _read(found: DatasetCard, source: Kind, root: Path | None) -> Dataset:
         return source.load()
     assert place is not None
     match source:
-        case Tfds():
+        case Tfds(read=None):
             return _from_tfds(found, source, place)
-        case Official(read=read):
+        case Tfds(read=read) | Official(read=read) if read is not None:
             return read(place, found)
     return folder.load(
         place,

@@ -13,21 +13,30 @@ from bob_jax.data.subset import hold_out
 NOTE = "{} % of the 1,797 images, stratified by class, seed 0"
 
 
-def load() -> Dataset:
-    """The digits: 1077 train, 360 validation and 360 test images [8, 8, 3] uint8, 10 classes."""
+CLASSES = tuple("0123456789")
+LICENCE = "CC BY 4.0 (UCI Machine Learning Repository)"
+
+
+def everything() -> ArraySource:
+    """All 1,797 images [8, 8, 3] uint8, bright ink on a dark ground."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    source = ArraySource(np.repeat(grey[..., None], 3, axis=-1), digits.target)
+    return ArraySource(np.repeat(grey[..., None], 3, axis=-1), digits.target)
+
+
+def load() -> Dataset:
+    """The digits: 1077 train, 360 validation and 360 test images, 10 classes."""
+    source = everything()
     rest, test = hold_out(source, 0.2)
     train, validation = hold_out(rest, 0.25)
     return Dataset(
         name="digits",
         version=source.fingerprint[:16],
-        classes=tuple("0123456789"),
+        classes=CLASSES,
         splits={"train": train, "validation": validation, "test": test},
         split_notes={"train": NOTE.format(60), "validation": NOTE.format(20), "test": NOTE.format(20)},
         metric="accuracy",
-        licence="CC BY 4.0 (UCI Machine Learning Repository)",
+        licence=LICENCE,
     )

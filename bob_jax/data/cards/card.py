@@ -32,6 +32,8 @@ class Tfds:
         classes: names in label order, where TFDS has none of its own.
         pixels: what is made of a decoded image, where it is not stored as it should be seen.
         manual: files and folders that TFDS cannot fetch and the user must put into its folder of manual downloads.
+        read: from the prepared folder and the card to the data, where they are no ordinary data set. It also reads the
+            official archive, unpacked into the data set's folder.
     """
 
     builder: str
@@ -41,6 +43,7 @@ class Tfds:
     classes: tuple[str, ...] = ()
     pixels: Callable[[np.ndarray], np.ndarray] | None = None
     manual: tuple[str, ...] = ()
+    read: "Callable[[Path, DatasetCard], Dataset] | None" = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Data sets on which a head is judged that was trained on others."""
