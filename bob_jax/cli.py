@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -245,8 +245,14 @@ def _data_list(arguments: argparse.Namespace) -> int:
         print_json(lines)
         return 0
     columns = ("name", "title", "classes", "sizes", "metric", "licence", "ready")
-    print_table(columns, ([*(getattr(one.card, column) for column in columns[:-1]), one.ready] for one in found))
+    lines = [{**vars(one.card), "sizes": _sizes(one.card.sizes), "ready": one.ready} for one in found]
+    print_table(columns, ([line[column] for column in columns] for line in lines))
     return 0
+
+
+def _sizes(splits: Mapping[str, int]) -> Mapping[str, int] | str:
+    """Images of each split; of conditions, which are many and of one size, only how many there are."""
+    return splits if len(splits) < 5 else f"{len(splits)} conditions of {max(splits.values())}"
 
 
 def _data_prepare(arguments: argparse.Namespace) -> int:

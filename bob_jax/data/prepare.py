@@ -41,7 +41,7 @@ class SplitReport:
 
     Attributes:
         images: how many there are.
-        expected: how many the card says, together with the split that was cut from it; None where it says nothing.
+        expected: how many the card says, together with the splits that were cut from it; None where it says nothing.
         smallest_class, largest_class: images of the smallest and the largest class.
         decoded: how many were read and decoded.
         corrupt: ids of those that could not be.
@@ -126,7 +126,11 @@ def _read(source: Source, expected: int | None, classes: int, sample: int | None
                 corrupt.append(some.ids[index])
             else:
                 hashes[some.ids[index]] = digest
-    counts = np.bincount(source.labels[source.labels >= 0], minlength=max(classes, 1))
+    labels = source.labels
+    if labels.ndim == 2:  # several for an image
+        counts = (labels > 0).sum(axis=0)
+    else:
+        counts = np.bincount(labels[labels >= 0], minlength=max(classes, 1))
     report = SplitReport(
         len(source), expected, int(counts.min()), int(counts.max()), len(some) - len(corrupt), tuple(corrupt)
     )
@@ -159,8 +163,8 @@ def _problems(
     if card is not None and len(dataset.classes) != card.classes:
         yield f"{len(dataset.classes)} classes, expected {card.classes}"
     for split, report in reports.items():
-        held_out = "validation" if split == "train" and card and "validation" not in card.sizes else None
-        images = report.images + (reports[held_out].images if held_out else 0)
+        held_out = [other for other in reports if other not in card.sizes] if split == "train" and card else []
+        images = report.images + sum(reports[other].images for other in held_out)
         if report.expected is not None and images != report.expected:
             yield f"{split}: {images} images, expected {report.expected}"
         if report.smallest_class == 0 and dataset.task != "retrieval":

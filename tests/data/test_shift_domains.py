@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data_pictures import picture, write
 
-from bob_jax.data import catalog
+from bob_jax.data import catalog, prepare
 from bob_jax.data.shifts import cifar, domainnet, imagenet, visda
 from bob_jax.errors import BobError
 
@@ -63,6 +63,13 @@ def test_visda_is_held_out_from_the_source_by_3d_model(visda_root):
         assert [dataset.classes[label] for label in source.labels] == [name.split("/")[0] for name in source.ids]
         assert set(np.bincount(source.labels)) == {len(source) // 12}
         assert set(map(str, source.ids)).isdisjoint(catalog.load("visda_real", root=visda_root).splits["test"].ids)
+
+
+def test_check_counts_what_was_held_out_with_the_rest(visda_root):
+    total = 12 * MODELS * VIEWS
+    report = prepare.check("visda_synthetic", visda_root, sample=12)
+    assert report.problems == (f"train: {12 * 16 * VIEWS + 2 * 12 * 2 * VIEWS} images, expected 152397",)
+    assert sum(split.images for split in report.splits.values()) == total
 
 
 def test_visda_real_is_the_official_validation_list(visda_root):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from data_pictures import picture, write
 
-from bob_jax.data import catalog
+from bob_jax.data import catalog, prepare
 from bob_jax.data.shifts import imagenet
 from bob_jax.errors import BobError
 from bob_jax.metrics.shift import expected_accuracy
@@ -333,8 +333,10 @@ def test_real_takes_imagenets_images_from_tfds(stored, real, tmp_path_factory):
         np.testing.assert_array_equal(found[row]["image"], expected[list(expected.ids).index(name)]["image"])
 
 
-def test_a_limit_takes_some_of_them(real):
+def test_a_limit_takes_some_of_them_and_check_counts_them(real):
     assert len(catalog.load("imagenet_real", root=real, limit=3).splits["test"]) == 3
+    report = prepare.check("imagenet_real", real, sample=3).splits["test"]
+    assert (report.images, report.decoded, report.smallest_class, report.largest_class) == (5, 3, 0, 1)
 
 
 @pytest.mark.parametrize(
