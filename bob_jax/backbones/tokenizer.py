@@ -10,6 +10,7 @@ import numpy as np
 from bob_jax.backbones.card import TextCard, WeightSource
 from bob_jax.errors import BobError
 
+SIGLIP_END = 1  # in both vocabularies; CLIP's is its last token
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -38,6 +39,12 @@ def tokenize(texts: Sequence[str], card: TextCard) -> np.ndarray:
         raise BobError(
             f"{card.tokenizer.hub}/{card.tokenizer.file} gives token {tokens.max()} where {card.name} knows "
             f"{card.arguments['vocabulary']} tokens: it is another checkpoint's"
+        )
+    end = SIGLIP_END if siglip else card.arguments["vocabulary"] - 1
+    if any(ids[-1:] != [end] for ids in encoded):
+        raise BobError(
+            f"{card.tokenizer.hub}/{card.tokenizer.file} does not end a text with token {end}, as {card.name} has "
+            "learned it: it is another checkpoint's"
         )
     return tokens
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_clip
 from open_clip import tokenizer as open_clip_tokenizer
-from tokenizers import SentencePieceUnigramTokenizer, processors
+from tokenizers import SentencePieceUnigramTokenizer, Tokenizer, processors
 
 from bob_jax.backbones import tokenizer
 from bob_jax.backbones.card import TextCard, WeightSource
@@ -83,6 +83,14 @@ def test_a_tokenizer_of_another_checkpoint(clip):
     small = card("clip", clip.tokenizer.url.removeprefix("file://"), 1000, 77, 0)
     with pytest.raises(BobError, match=r"gives token 49407 where tiny.text knows 1000 tokens"):
         tokenize(["a cat"], small)
+
+
+def test_a_tokenizer_that_does_not_end_a_text(siglip, tmp_path):
+    bare = Tokenizer.from_file(siglip.tokenizer.url.removeprefix("file://"))
+    bare.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    bare.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(BobError, match=r"does not end a text with token 1, as tiny.text has learned it"):
+        tokenize(["the goldfish"], card("siglip", tmp_path / "tokenizer.json", 500, 16, 1))
 
 
 def test_without_the_library(clip, monkeypatch):
