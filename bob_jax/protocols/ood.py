@@ -17,7 +17,7 @@ from bob_jax.metrics import shift
 from bob_jax.metrics.base import Metric
 from bob_jax.metrics.catalog import METRICS
 from bob_jax.metrics.classification import per_example, per_example_any
-from bob_jax.protocols.base import Competitor, Context, Protocol, Result, Trained
+from bob_jax.protocols.base import Competitor, Context, Cost, Protocol, Result, Trained
 from bob_jax.protocols.features import extract
 from bob_jax.protocols.head import predict
 from bob_jax.protocols.inference import Rows
@@ -27,6 +27,16 @@ Arrays = dict[str, np.ndarray]
 
 # Besides the data set's own metric: what each has on the clean images, and what the shift costs.
 COMPARED = ("accuracy", "mean_per_class_accuracy", "nll", "ece", "ece_scaled")
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """One condition: place in the split, and what the head says, of each image that could be decoded; and the cost."""
+
+    index: np.ndarray
+    said: Arrays
+    skipped: tuple[str, ...]
+    cost: Cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,26 +56,27 @@ class OutOfDistribution(Protocol):
         """Judges `context.trained`; neither its head nor its temperature has seen an image of the target."""
         assert isinstance(dataset, ShiftDataset) and context.trained is not None
         trained = context.trained
-        rows = {
-            condition: self._features(trained, source, f"{dataset.name}/{condition}", context)
-            for condition, source in dataset.splits.items()
-        }
-        outputs = _shifted(dataset, trained, rows)
+        judged = {}
+        for condition, source in dataset.splits.items():  # features of one condition at a time: there may be 95
+            rows = self._features(trained, source, f"{dataset.name}/{condition}", context)
+            said = _scores(rows.values, rows.labels, trained, dataset.table)
+            judged[condition] = Judged(rows.index, said, rows.skipped, rows.cost)
+        outputs = _shifted(dataset, judged)
         test = self._features(trained, trained.dataset.splits["test"], f"{trained.dataset.name}/test", context)
         clean = _clean(dataset, trained, test)
         if dataset.reference_errors:
-            errors = shift.corruption_error(outputs["correct"], tuple(rows), dataset.reference_errors)
+            errors = shift.corruption_error(outputs["correct"], tuple(judged), dataset.reference_errors)
             outputs["corruption_error"] = errors
         metrics = _compared(dataset, clean, outputs)
         scores, better = shift.compare(metrics, clean, outputs, paired=dataset.clean, baseline=dataset.baseline)
-        if len(rows) > 1:
+        if len(judged) > 1:
             main = METRICS[dataset.metric]
-            each = shift.by_condition(dataset.metric, main, outputs, tuple(rows))
+            each = shift.by_condition(dataset.metric, main, outputs, tuple(judged))
             scores, better = scores | each, better | dict.fromkeys(each, main.higher_is_better)
         return Result(
             outputs=outputs,
-            cost=next(iter(rows.values())).cost,
-            skipped={condition: found.skipped for condition, found in rows.items()},
+            cost=_cost([found.cost for found in judged.values()]),
+            skipped={condition: found.skipped for condition, found in judged.items()},
             scores=scores,
             higher_is_better=better,
             notes={TEMPERATURE: trained.temperature, "clean_images": len(clean["id"])},
@@ -75,15 +86,15 @@ class OutOfDistribution(Protocol):
         return extract(trained.competitor, source, title, context, self.batch_size)
 
 
-def _shifted(dataset: ShiftDataset, trained: Trained, rows: Mapping[str, Rows]) -> Arrays:
-    """What the head says of the shifted images: arrays [N], or [N, K] for K conditions."""
-    positions = sorted(set.intersection(*(set(found.index.tolist()) for found in rows.values())))
+def _shifted(dataset: ShiftDataset, judged: Mapping[str, Judged]) -> Arrays:
+    """What is said of the images that could be decoded under all conditions: arrays [N], or [N, K] for K conditions."""
+    positions = sorted(set.intersection(*(set(found.index.tolist()) for found in judged.values())))
     if not positions:
         raise BobError(f"no image of {dataset.name} can be decoded under all conditions: prepare it again")
     columns = []
-    for found in rows.values():
+    for found in judged.values():
         kept = np.isin(found.index, positions)
-        columns.append(_scores(found.values[kept], found.labels[kept], trained, dataset.table))
+        columns.append({name: array[kept] for name, array in found.said.items()})
     outputs = {
         name: array if len(columns) == 1 else np.stack([column[name] for column in columns], axis=1)
         for name, array in columns[0].items()
@@ -92,6 +103,11 @@ def _shifted(dataset: ShiftDataset, trained: Trained, rows: Mapping[str, Rows]) 
         outputs["label"] = columns[0]["label"]  # of the image, whatever was done to it
     ids = next(iter(dataset.splits.values())).ids
     return {"id": np.array([ids[position] for position in positions]), **outputs}
+
+
+def _cost(costs: list[Cost]) -> Cost:
+    """The time of all conditions, and the speed under the first."""
+    return dataclasses.replace(costs[0], device_seconds=sum(cost.device_seconds or 0.0 for cost in costs))
 
 
 def _clean(dataset: ShiftDataset, trained: Trained, test: Rows) -> Arrays:

@@ -30,9 +30,10 @@ FOLDER = {  # what the official archive of each unpacks into
 BUILDER = {"imagenet_v2": "imagenet_v2/matched-frequency"}
 
 
-def info(package: str, file: str) -> list[str]:
-    """Lines of a data file of an installed package, without importing it."""
-    return (Path(importlib.util.find_spec(package).origin).parent / file).read_text().split()
+def info(package: str, file: str, *, whole: bool = False) -> list[str]:
+    """Words of a data file of an installed package, or its whole text, without importing the package."""
+    text = (Path(importlib.util.find_spec(package).origin).parent / file).read_text()
+    return [text] if whole else text.split()
 
 
 def class_folder(name: str, label: int) -> str:
@@ -337,6 +338,20 @@ def test_a_limit_takes_some_of_them_and_check_counts_them(real):
     assert len(catalog.load("imagenet_real", root=real, limit=3).splits["test"]) == 3
     report = prepare.check("imagenet_real", real, sample=3).splits["test"]
     assert (report.images, report.decoded, report.smallest_class, report.largest_class) == (5, 3, 0, 1)
+
+
+def test_the_official_file_is_read_as_timm_reads_it(real):
+    """The whole real.json, which comes with timm; labels of the first six images."""
+    (text,) = info("timm", "data/_info/imagenet_real_labels.json", whole=True)
+    official = json.loads(text)
+    assert len(official) == 50000
+    assert sum(map(bool, official)) == catalog.card("imagenet_real").sizes["test"]
+    assert set().union(*official) == set(range(1000))
+    (real / "imagenet_real" / "real.json").write_text(text)
+    test = catalog.load("imagenet_real", root=real).splits["test"]
+    assert [np.flatnonzero(row).tolist() for row in test.labels] == [
+        sorted(labels) for labels in official[:6] if labels
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ The corruptions are of our own making, after those of ImageNet-C (Hendrycks and 
 kinds, each at five severities from mild to hard. What is random about a picture (the noise, which way it turns, where
 it is covered) follows from the kind and the id alone: severity 5 of an image is severity 1, more so.
 
-Accuracy in percent of a logistic regression on `convnext_nano_glyphs`, trained on clean digits, 98.6 on clean ones:
-noise 98 to 51, blur 99 to 79, rotation 97 to 62, occlusion 92 to 51, contrast 98 to 74; from print to hand 74.
+Accuracy in percent of a linear probe on `convnext_nano_glyphs`, severity 1 to 5, where clean digits have 98.6: noise 98
+to 50, blur 99 to 80, rotation 96 to 62, occlusion 92 to 50, contrast 98 to 74; and 78.9 from print to hand.
 """
 
 import functools
