@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bob_jax.data.base import Dataset
 from bob_jax.errors import BobError
 
 FILE = Path(__file__).with_name("prompts.json")
@@ -44,22 +43,26 @@ class Prompts:
         return [template.replace("{}", name) for name in self.names for template in self.templates]
 
 
-def prompts_of(dataset: Dataset) -> Prompts:
+def prompts_of(dataset: str, classes: tuple[str, ...]) -> Prompts:
     """The sentences for the classes of a data set.
+
+    Args:
+        dataset: its name.
+        classes: their names in the data, in label order.
 
     Raises:
         BobError: it has no class names, or a class is called by a mere number.
     """
-    if not dataset.classes:
-        raise BobError(f"data set {dataset.name} names no classes, so there is nothing to compare its images with")
-    imagenet = dataset.classes == tuple(imagenet_names())  # whole, a part of its images, or a folder of yours
-    known = _known().get("imagenet" if imagenet else dataset.name.partition("@")[0], {})
+    if not classes:
+        raise BobError(f"data set {dataset} names no classes, so there is nothing to compare its images with")
+    imagenet = classes == tuple(imagenet_names())  # whole, a part of its images, or a folder of yours
+    known = _known().get("imagenet" if imagenet else dataset.partition("@")[0], {})
     called = known.get("names", {})
-    names = tuple(called.get(one) or plain(one) for one in dataset.classes)
-    for own, name in zip(dataset.classes, names, strict=True):
+    names = tuple(called.get(one) or plain(one) for one in classes)
+    for own, name in zip(classes, names, strict=True):
         if own not in called and not any(letter.isalpha() for letter in name):
             raise BobError(
-                f"class '{own}' of data set {dataset.name} has a number where zero-shot classification needs a name: "
+                f"class '{own}' of data set {dataset} has a number where zero-shot classification needs a name: "
                 f"prepare the data with its class names, or add them to {FILE}"
             )
     source = known.get("source", "class names as in the data, one sentence")

@@ -22,7 +22,9 @@ from bob_jax.backbones.card import Card
 from bob_jax.backbones.tokenizer import tokenize
 from bob_jax.backbones.zoo import LoadedText
 from bob_jax.cache import cache_dir
+from bob_jax.data import catalog
 from bob_jax.data.base import Dataset
+from bob_jax.errors import BobError
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.head import Head
 from bob_jax.protocols.prompts import Prompts, prompts_of
@@ -46,12 +48,20 @@ class ZeroShot(Protocol):
     batch_size: int
 
     def unfit(self, card: Card, dataset: str) -> str | None:
-        """A backbone without a text tower."""
-        return None if card.text else f"{card.name} has no text tower"
+        """A backbone without a text tower, and data known for having no class names."""
+        if card.text is None:
+            return f"{card.name} has no text tower"
+        source = None if dataset.startswith(catalog.FOLDER) else catalog.card(dataset).source
+        if classes := getattr(source, "classes", None):  # most are known only when the data are loaded
+            try:
+                prompts_of(dataset, classes)
+            except BobError as error:
+                return str(error)
+        return None
 
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:
         """Compares the test images with the names of the classes."""
-        prompts = prompts_of(dataset)
+        prompts = prompts_of(dataset.name, dataset.classes)
         head, digest = head_of(competitor.card, prompts, self.batch_size)
         result = judge_as_it_is(head, competitor, dataset, context, self.batch_size)
         facts = {

@@ -1,32 +1,30 @@
 """Class names and sentences: OpenAI's, as they are in OpenCLIP, which copied them independently; and the fallbacks."""
 
-import dataclasses
-
 import pytest
 import tiny_clip  # imports OpenCLIP also beside a CPU-only torch
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
-from bob_jax.data import catalog, digits
+from bob_jax.data import catalog
 from bob_jax.errors import BobError
 from bob_jax.protocols import prompts
-from bob_jax.protocols.prompts import imagenet_names, plain, prompts_of
+from bob_jax.protocols.prompts import Prompts, imagenet_names, plain, prompts_of
 
 assert tiny_clip
 
 
-def named(name: str, *classes: str):
-    return dataclasses.replace(digits.load(), name=name, classes=classes)
+def named(name: str, *classes: str) -> Prompts:
+    return prompts_of(name, classes)
 
 
 def test_imagenet_is_called_as_openai_calls_it():
     assert list(imagenet_names()) == sorted(imagenet_names()) and len(imagenet_names()) == 1000
-    found = prompts_of(named("imagenet", *imagenet_names()))
+    found = named("imagenet", *imagenet_names())
     assert list(found.names) == list(IMAGENET_CLASSNAMES)
     assert [template.replace("{}", "cat") for template in found.templates] == [
         template("cat") for template in OPENAI_IMAGENET_TEMPLATES
     ]
-    assert prompts_of(named("imagenet_10pct", *imagenet_names())) == found
-    assert prompts_of(named("folder:/tmp/imagenet", *imagenet_names())) == found
+    assert named("imagenet_10pct", *imagenet_names()) == found
+    assert named("folder:/tmp/imagenet", *imagenet_names()) == found
     assert len(found.texts()) == 80000 and found.texts()[80] == "a bad photo of a goldfish."
 
 
@@ -70,7 +68,7 @@ def test_names_as_words(own, words):
     ],
 )
 def test_first_sentence(dataset, own, text):
-    assert prompts_of(named(dataset, own)).texts()[0] == text
+    assert named(dataset, own).texts()[0] == text
 
 
 def test_every_sentence_has_a_gap_and_every_set_a_source():
@@ -81,12 +79,12 @@ def test_every_sentence_has_a_gap_and_every_set_a_source():
 
 def test_a_number_is_no_name():
     with pytest.raises(BobError, match=r"class '3' of data set cifar10 has a number where .* needs a name"):
-        prompts_of(named("cifar10", "airplane", "3"))
+        named("cifar10", "airplane", "3")
 
 
 def test_no_classes():
     with pytest.raises(BobError, match="data set mine names no classes"):
-        prompts_of(named("mine"))
+        named("mine")
 
 
 def test_every_set_with_sentences_is_in_the_catalogue():
@@ -105,7 +103,7 @@ def test_sets_whose_classes_have_no_names():
     for name, card in catalog.CARDS.items():
         if classes := getattr(card.source, "classes", None):
             try:
-                told[name] = prompts_of(named(name, *classes)).texts()
+                told[name] = named(name, *classes).texts()
             except BobError as error:
                 told[name] = str(error)
     assert {name for name, texts in told.items() if isinstance(texts, str)} == {"dmlab"}
@@ -125,4 +123,4 @@ def test_the_names_that_differ_are_names_of_tfds(name):
     builder = catalog.CARDS[name].source.builder.partition("/")[0]
     classes = tensorflow_datasets.builder_cls(builder)(data_dir="/nowhere").info.features["label"].names
     assert set(prompts._known()[name]["names"]) <= set(classes)
-    assert len(set(prompts_of(named(name, *classes)).names)) == len(classes) == catalog.CARDS[name].classes
+    assert len(set(named(name, *classes).names)) == len(classes) == catalog.CARDS[name].classes

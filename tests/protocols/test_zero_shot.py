@@ -85,8 +85,8 @@ def judge(dataset, tmp_path: Path):
 @pytest.mark.parametrize("templates", [('a photo of the number: "{}".',), ("a {}.", "the digit {} in ink", "{}")])
 def test_scores_equal_transformers(hub, original, tmp_path, monkeypatch, templates):
     dataset = few()
-    changed = dataclasses.replace(prompts_of(dataset), templates=templates)
-    monkeypatch.setattr("bob_jax.protocols.zero_shot.prompts_of", lambda _: changed)
+    changed = dataclasses.replace(prompts_of("digits", dataset.classes), templates=templates)
+    monkeypatch.setattr("bob_jax.protocols.zero_shot.prompts_of", lambda *_: changed)
     result, competitor = judge(dataset, tmp_path)
     expected = logits_of(original, dataset, templates)
     labels = dataset.splits["test"].labels
@@ -220,6 +220,12 @@ def test_the_grid_leaves_out_what_cannot_be_judged(monkeypatch):
     config.protocols.zero_shot, config.protocols.published_head = {"batch_size": 8}, {"batch_size": 8}
     found = [(cell.backbone, cell.protocol_name) for cell in grid.cells(config)]
     assert found == [("tiny_clip", "zero_shot"), ("tiny_clip", "knn"), ("vit_nano4_random", "knn")]
+
+
+def test_data_without_class_names_are_left_out():
+    assert "class '0' of data set dmlab has a number" in ZeroShot(8).unfit(tiny_clip.card(), "dmlab")
+    for name in ("kitti_distance", "svhn", "imagenet", "digits", "folder:/tmp/mine"):
+        assert ZeroShot(8).unfit(tiny_clip.card(), name) is None
 
 
 def test_a_grid_of_nothing_says_why():
