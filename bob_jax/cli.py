@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -110,6 +111,11 @@ def _add_data(commands: Any) -> None:
     for action in (listing, check):
         action.add_argument("--json", action="store_true", help="print JSON")
     check.add_argument("--sample", type=int, metavar="N", help="decode only N images of each split")
+    check.add_argument(
+        "--backbone", help="also look for test images whose features nearly agree with a training image's"
+    )
+    words = "smallest cosine of what counts as the same (0.95; SSCD's authors advise 0.75 for theirs, resnet50_sscd)"
+    check.add_argument("--similarity", type=float, metavar="COSINE", help=words)
 
 
 def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
@@ -244,8 +250,13 @@ def _data_list(arguments: argparse.Namespace) -> int:
             line["variants"] = list(line["variants"])
         print_json(lines)
         return 0
-    columns = ("name", "title", "classes", "sizes", "metric", "licence", "ready")
-    lines = [{**vars(one.card), "sizes": _sizes(one.card.sizes), "ready": one.ready} for one in found]
+    columns = ("name", "task", "classes", "sizes", "metric", "licence", "access", "download", "ready", "place")
+    lines = [
+        vars(one.card)
+        | {"access": one.card.access, "sizes": _sizes(one.card.sizes), "download": _bytes(one.card.download_size)}
+        | {"ready": one.ready, "place": one.place}
+        for one in found
+    ]
     print_table(columns, ([line[column] for column in columns] for line in lines))
     return 0
 
@@ -253,6 +264,13 @@ def _data_list(arguments: argparse.Namespace) -> int:
 def _sizes(splits: Mapping[str, int]) -> Mapping[str, int] | str:
     """Images of each split; of conditions, which are many and of one size, only how many there are."""
     return splits if len(splits) < 5 else f"{len(splits)} conditions of {max(splits.values())}"
+
+
+def _bytes(size: int | None) -> str | None:
+    """In decimal units, as publishers give it: "94 MB", "8.0 GB"."""
+    if size is None:
+        return None
+    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.{1 if size < 1e10 else 0}f} GB"
 
 
 def _data_prepare(arguments: argparse.Namespace) -> int:
@@ -266,10 +284,14 @@ def _data_prepare(arguments: argparse.Namespace) -> int:
 def _data_check(arguments: argparse.Namespace) -> int:
     from bob_jax.data import prepare
 
+    if arguments.similarity is not None and (arguments.backbone is None or not 0 < arguments.similarity <= 1):
+        raise BobError("--similarity is a cosine above 0, up to 1, of features: give it together with --backbone")
     report = prepare.check(arguments.name, arguments.root, arguments.sample)
+    nearest = _nearest(arguments) if arguments.backbone else None
+    code = 1 if report.problems else 0
     if arguments.json:
-        print_json(report)
-        return 1 if report.problems else 0
+        print_json(vars(report) | {"nearest": nearest and [twin._asdict() for twin in nearest]})
+        return code
     columns = ("images", "expected", "smallest_class", "largest_class", "decoded")
     print_table(
         ("split", *columns),
@@ -277,5 +299,23 @@ def _data_check(arguments: argparse.Namespace) -> int:
     )
     for problem in report.problems:
         print(problem)
+    if nearest is not None:
+        first = f", first {nearest[0].test} as {nearest[0].train} ({nearest[0].similarity:.3f})" if nearest else ""
+        print(f"{len(nearest)} test images have features that nearly agree with a training image's{first}")
     print(f"{report.name}: {len(report.problems)} problems" if report.problems else f"{report.name} is whole")
-    return 1 if report.problems else 0
+    return code
+
+
+def _nearest(arguments: argparse.Namespace) -> list[Any]:
+    """The test images that a backbone takes for training images; what is found is kept for the runs that follow."""
+    from bob_jax.backbones import zoo
+    from bob_jax.data import catalog
+    from bob_jax.protocols import duplicates
+    from bob_jax.protocols.base import Competitor
+    from bob_jax.training import mesh as meshes
+
+    card, mesh = zoo.card(arguments.backbone), meshes.make_mesh()
+    loaded = zoo.load(card.name, place=functools.partial(meshes.place, mesh=mesh))
+    competitor = Competitor(card, loaded.module, loaded.weights_sha256)
+    dataset = catalog.load(arguments.name, root=arguments.root)
+    return duplicates.find(competitor, dataset, mesh, arguments.similarity or duplicates.SIMILARITY)

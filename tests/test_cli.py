@@ -182,7 +182,8 @@ def test_data_is_prepared_and_checked(capsys):
     assert json.loads(capsys.readouterr().out)["splits"]["test"]["images"] == 360
 
 
-def test_data_with_problems_exits_with_one(tmp_path, capsys):
+def test_data_with_problems_exits_with_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("BOB_CACHE", str(tmp_path / ".cache"))
     for split in ("train", "validation", "test"):
         for name in ("cat", "dog"):
             (tmp_path / split / name).mkdir(parents=True)
@@ -194,6 +195,28 @@ def test_data_with_problems_exits_with_one(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["data", "check", f"folder:{tmp_path}"]) == 1
     assert "cannot be decoded" in capsys.readouterr().out
+
+
+def test_data_lists_what_is_needed_and_how_big_it_is(tmp_path, capsys):
+    assert cli.main(["data", "list", "--root", str(tmp_path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "manual" in lines["imagenet"] and "155 GB" in lines["imagenet"]
+    assert "automatic" in lines["cifar10"] and "170 MB" in lines["cifar10"] and " no " in lines["cifar10"]
+    assert str(tmp_path / "cars") in lines["cars"] and "embedded" in lines["digits"]
+
+
+def test_nearest_training_images_are_looked_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("BOB_CACHE", str(tmp_path))
+    arguments = ["data", "check", "digits", "--sample", "20", "--backbone", "vit_nano8_glyphs", "--similarity", "0.99"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "test images have features that nearly agree with a training image's" in printed
+    assert cli.main([*arguments, "--json"]) == 0
+    nearest = json.loads(capsys.readouterr().out)["nearest"]
+    assert printed.count(f"{len(nearest)} test images have features") == 1
+    assert all(twin["similarity"] >= 0.99 for twin in nearest)
+    assert cli.main(["data", "check", "digits", "--similarity", "0.9"]) == 2
+    assert "together with --backbone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv"])

@@ -136,14 +136,25 @@ def locate(name: str, root: Path | None = None) -> Path | None:
     """The folder of a data set that is ready to load; None when it is not there, or comes with a package."""
     found, place = card(name), root or cache_dir("data")
     match found.source:
+        case Embedded():
+            return None
         case Tfds(builder=builder, read=read):
             stored = tfds.find(builder, tfds.default_dir(place))
             if stored is not None or read is None:
                 return stored
-        case Embedded():
-            return None
     folder = place / (found.folder or found.name)
     return folder if folder.is_dir() else None
+
+
+def destination(name: str, root: Path | None = None) -> Path | None:
+    """The folder that a data set is kept in, whether it is there or not; None for one that comes with a package."""
+    found, place = card(name), root or cache_dir("data")
+    match found.source:
+        case Embedded():
+            return None
+        case Tfds(builder=builder):
+            return tfds.default_dir(place) / builder
+    return place / (found.folder or found.name)
 
 
 def _brought(downloads: Path) -> list[Path]:

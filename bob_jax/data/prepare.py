@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bob_jax.data import catalog
+from bob_jax.data import catalog, duplicates
 from bob_jax.data.base import Dataset, Source
 from bob_jax.data.catalog import prepare
 from bob_jax.data.decode import CorruptImage
+from bob_jax.data.duplicates import Twin
 from bob_jax.data.subset import balanced
 
 __all__ = ["available", "check", "prepare"]
@@ -27,7 +28,7 @@ class Availability:
     Attributes:
         card: what the catalogue knows of it.
         ready: it can be loaded now, without fetching anything.
-        place: its folder, where it has one.
+        place: the folder where it is, or will be; None for one that comes with a package.
     """
 
     card: catalog.DatasetCard
@@ -79,7 +80,8 @@ def available(root: Path | None = None) -> list[Availability]:
     lines = []
     for name, card in catalog.CARDS.items():
         place = catalog.locate(name, root)
-        lines.append(Availability(card, place is not None or isinstance(card.source, catalog.Embedded), place))
+        ready = place is not None or card.access == "embedded"
+        lines.append(Availability(card, ready, place or catalog.destination(name, root)))
     return lines
 
 
@@ -106,13 +108,18 @@ def check(name: str, root: Path | None = None, sample: int | None = None) -> Rep
             reports[split] = dataclasses.replace(reports[twin], expected=expected)
         else:
             reports[split], pixels[split] = _read(source, expected, len(dataset.classes), sample)
-    duplicates = _duplicates(pixels)
-    return Report(name, len(dataset.classes), reports, duplicates, tuple(_problems(dataset, card, reports, duplicates)))
+    found = _duplicates(pixels) if dataset.task != "shift" else ()
+    if sample is None and {"train", "test"} <= pixels.keys():
+        twins = [Twin(twin, name, 1.0) for split, name, other, twin in found if (split, other) == ("train", "test")]
+        duplicates.keep(dataset.splits["train"], dataset.splits["test"], "pixels", twins)
+    return Report(name, len(dataset.classes), reports, found, tuple(_problems(dataset, card, reports, found)))
 
 
 def _expected(card: catalog.DatasetCard | None, split: str) -> int | None:
-    """Size of a split by the card; of a hold-out and its rest only the sum is known, and stands at train."""
-    return card.sizes.get(split) if card else None
+    """Size of a split by the card; of hold-outs and their rest only the sum is known, and stands at train."""
+    if card is None:
+        return None
+    return card.sizes.get(split, card.sizes.get("all") if split == "train" else None)
 
 
 def _read(source: Source, expected: int | None, classes: int, sample: int | None) -> tuple[SplitReport, dict[str, str]]:
@@ -126,15 +133,18 @@ def _read(source: Source, expected: int | None, classes: int, sample: int | None
                 corrupt.append(some.ids[index])
             else:
                 hashes[some.ids[index]] = digest
-    labels = source.labels
-    if labels.ndim == 2:  # several for an image
-        counts = (labels > 0).sum(axis=0)
-    else:
-        counts = np.bincount(labels[labels >= 0], minlength=max(classes, 1))
+    counts = _per_class(source.labels, classes)
     report = SplitReport(
         len(source), expected, int(counts.min()), int(counts.max()), len(some) - len(corrupt), tuple(corrupt)
     )
     return report, hashes
+
+
+def _per_class(labels: np.ndarray, classes: int) -> np.ndarray:
+    """[C] images of each class, or that have each label."""
+    if labels.ndim == 2:
+        return (labels > 0).sum(axis=0)
+    return np.bincount(labels[labels >= 0], minlength=max(classes, 1))
 
 
 def _pixels(source: Source, index: int) -> str | None:
@@ -163,7 +173,7 @@ def _problems(
     if card is not None and len(dataset.classes) != card.classes:
         yield f"{len(dataset.classes)} classes, expected {card.classes}"
     for split, report in reports.items():
-        held_out = [other for other in reports if other not in card.sizes] if split == "train" and card else []
+        held_out = [other for other in reports if card and split == "train" != other and other not in card.sizes]
         images = report.images + sum(reports[other].images for other in held_out)
         if report.expected is not None and images != report.expected:
             yield f"{split}: {images} images, expected {report.expected}"

@@ -67,7 +67,8 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Subset, Su
     rank, sizes = _rank_in_class(source.ids, labels, seed)
     share = fraction * sizes
     take = np.minimum(np.floor(share), sizes - 1)
-    missing = math.ceil(fraction * len(labels)) - int(take.sum())
+    wanted = math.ceil(round(fraction * len(labels), 6))  # 0.1 / 0.9 of 90 is 10, not a little more
+    missing = wanted - int(take.sum())
     room = take < sizes - 1
     order = np.argsort(np.where(room, take - share, np.inf), kind="stable")
     take[order[: min(missing, int(room.sum()))]] += 1

@@ -19,7 +19,8 @@ VARIANTS = ("707-320", "F-16A/B", "BAE 146-200")
 
 
 @pytest.fixture(autouse=True)
-def no_tfds_folder(monkeypatch):
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
 
 
@@ -188,10 +189,10 @@ def test_cards_are_complete_and_their_metrics_exist():
         assert card.name == name and card.licence and card.url.startswith("http")
         assert card.get and (card.download_size is None) == (card.access == "embedded")
         if card.task in ("classification", "multilabel"):
-            assert {"train", "validation", "test"} == set(card.sizes) | (
-                ({"validation"} if card.validation_fraction else set()) | ({"test"} if card.test_fraction else set())
-            )
-            assert (card.validation_fraction is None) == ("validation" in card.sizes)
+            made = {"validation"} if card.validation_fraction else set()
+            made |= {"train", "test"} if card.test_fraction else set()
+            assert {"train", "validation", "test"} == (set(card.sizes) - {"all"}) | made
+            assert set(card.sizes) & made == set() and bool(card.test_fraction) == ("all" in card.sizes)
             assert card.metric in METRICS
         if card.task == "shift":
             assert card.sizes and card.shifted_from and card.metric in METRICS

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bob_jax.data import catalog, digits, glyphs, prepare
 from bob_jax.data.base import ShiftDataset
@@ -46,8 +47,8 @@ def test_what_each_kind_does():
     assert blurred.sum() == pytest.approx(picture.sum(), rel=1e-3) and blurred.max() < 1
     turned = shifted._rotation(picture, 4, np.random.default_rng(1))
     back = (
-        shifted.ndimage.rotate(turned, -40, reshape=False, order=1),
-        shifted.ndimage.rotate(turned, 40, reshape=False),
+        ndimage.rotate(turned, -40, reshape=False, order=1),
+        ndimage.rotate(turned, 40, reshape=False),
     )
     assert max(np.corrcoef(picture.ravel(), other.ravel())[0, 1] for other in back) > 0.95
     covered = shifted._occlusion(picture, 2, rng)

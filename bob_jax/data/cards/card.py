@@ -103,7 +103,7 @@ class DatasetCard:
         name: key in the catalogue.
         title: full name.
         classes: number of classes or labels; 0 where retrieval knows none.
-        sizes: images in each official split; in all, as "train", where there are none.
+        sizes: images in each official split; in "all" where there are none.
         validation: how the validation split comes to be.
         validation_fraction: of official train that is held out for it; None where it is official, or `source` makes it.
         metric: score that ranks backbones, the habit of the papers that use the set.

@@ -229,7 +229,7 @@ CARDS: tuple[DatasetCard, ...] = (
         visda.SOURCE,
         "VisDA-2017, renderings of 3D models",
         visda.read_synthetic,
-        {"train": 152397},
+        {"all": 152397},
         "10 % of the 3D models of each class, seed 0; test likewise",
         held_out=visda.HELD_OUT,
     ),

@@ -26,7 +26,7 @@ def _dsprites(name: str, title: str, source: Tfds) -> DatasetCard:
         name=name,
         title=title,
         classes=len(source.classes),
-        sizes={"train": 737280},
+        sizes={"all": 737280},
         validation="10 % of all images, stratified, seed 0; test likewise",
         validation_fraction=0.1,
         test_fraction=0.1,
@@ -98,6 +98,7 @@ CARDS = (
         "dSprites: horizontal position, 16 bins",
         Tfds(
             "dsprites",
+            splits={"all": "train"},
             label=vtab.dsprites_location,
             classes=tuple(f"columns {2 * place} and {2 * place + 1}" for place in range(16)),
             pixels=vtab.dsprites_pixels,
@@ -108,6 +109,7 @@ CARDS = (
         "dSprites: rotation, 16 bins",
         Tfds(
             "dsprites",
+            splits={"all": "train"},
             label=vtab.dsprites_orientation,
             classes=tuple(f"from {place * 22.5:g} degrees" for place in range(16)),
             pixels=vtab.dsprites_pixels,

@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from bob_jax.data import digits
 from bob_jax.data.arrays import ArraySource
@@ -102,10 +101,14 @@ def _noise(grey: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _blur(grey: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+    from scipy import ndimage
+
     return ndimage.gaussian_filter(grey, BLUR[level], mode="constant")
 
 
 def _rotation(grey: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+    from scipy import ndimage
+
     return ndimage.rotate(grey, rng.choice([-1, 1]) * ROTATION[level], reshape=False, order=1)
 
 
