@@ -13,13 +13,13 @@ from pathlib import Path
 
 from bob_jax.cache import cache_dir
 from bob_jax.data import archives, folder, low_data, tfds
-from bob_jax.data.base import Dataset, RetrievalDataset, Source, Task
+from bob_jax.data.base import Dataset, RetrievalDataset, ShiftDataset, Source, Task
 from bob_jax.data.cards import embedded, fine_grained, medical, natural, retrieval, satellite, shifts, structured
 from bob_jax.data.cards.card import Archives, DatasetCard, Embedded, Kind, Official, Tfds
 from bob_jax.data.retrieval.class_folders import own
 from bob_jax.data.retrieval.found import as_dataset
 from bob_jax.data.retrieval.limit import limited
-from bob_jax.data.subset import balanced, hold_out
+from bob_jax.data.subset import Subset, balanced, hold_out
 from bob_jax.errors import BobError, unknown_name
 
 FOLDER, RETRIEVAL = "folder:", "retrieval:"  # before the path of a user's own data
@@ -83,9 +83,14 @@ def load(name: str, *, root: Path | None = None, limit: int | None = None, draw:
     if isinstance(dataset, RetrievalDataset):
         return limited(dataset, limit)
     note = f"; of these {limit} at most, class-balanced, seed 0"
+    if isinstance(dataset, ShiftDataset):  # the same images under all conditions
+        chosen = balanced(next(iter(dataset.splits.values())), limit).indices
+        splits: dict[str, Source] = {split: Subset(source, chosen) for split, source in dataset.splits.items()}
+    else:
+        splits = {split: balanced(source, limit) for split, source in dataset.splits.items()}
     return dataclasses.replace(
         dataset,
-        splits={split: balanced(source, limit) for split, source in dataset.splits.items()},
+        splits=splits,
         split_notes={split: text + note for split, text in dataset.split_notes.items()},
     )
 
