@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_backbones(commands)
     _add_own_backbones(commands)
     _add_data(commands)
+    _add_reproduce(commands)
     return parser
 
 
@@ -116,6 +117,14 @@ def _add_data(commands: Any) -> None:
     )
     words = "smallest cosine of what counts as the same (0.95; SSCD's authors advise 0.75 for theirs, resnet50_sscd)"
     check.add_argument("--similarity", type=float, metavar="COSINE", help=words)
+
+
+def _add_reproduce(commands: Any) -> None:
+    words = "published figures: all of them, or run one and say whether it matches (exit code 1 where it does not)"
+    command = _add(commands, "reproduce", _reproduce, words)
+    command.add_argument("name", nargs="?", help="the row to run; without it all rows are listed")
+    command.add_argument("--results", help="folder of the records (results/reproduce/BENCHMARK)")
+    command.add_argument("--root", help="where data sets are kept ($BOB_CACHE/data)")
 
 
 def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
@@ -319,3 +328,40 @@ def _nearest(arguments: argparse.Namespace) -> list[Any]:
     competitor = Competitor(card, loaded.module, loaded.weights_sha256)
     dataset = catalog.load(arguments.name, root=arguments.root)
     return duplicates.find(competitor, dataset, mesh, arguments.similarity or duplicates.SIMILARITY)
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from configs import expected
+
+    if arguments.name is None:
+        rows = expected.rows().values()
+        shown = ([row.name, row.metric, f"{row.value:.4f}", f"{row.tolerance:g}", row.source] for row in rows)
+        print_table(("row", "metric", "expected", "tolerance", "source"), shown)
+        return 0
+    from bob_jax.launch import reproduce
+
+    row = expected.row(arguments.name)
+    config = row.config()
+    if arguments.results:
+        config.results = arguments.results
+    if arguments.root:
+        config.data.root = arguments.root
+    verdict = reproduce.judge(config, row.metric, row.value, row.tolerance)
+    interval = f"[{verdict.obtained.low:.4f}, {verdict.obtained.high:.4f}]"
+    print_table(
+        ("row", "metric", "expected", "obtained", "interval", "difference", "tolerance", "verdict"),
+        [
+            (
+                row.name,
+                row.metric,
+                f"{row.value:.4f}",
+                f"{verdict.obtained.value:.4f}",
+                interval,
+                f"{verdict.obtained.value - row.value:+.4f}",
+                f"{row.tolerance:g}",
+                "matches" if verdict.matches else "differs",
+            )
+        ],
+    )
+    print(f"expected by {row.source}")
+    return 0 if verdict.matches else 1

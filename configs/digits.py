@@ -20,9 +20,12 @@ handwriting. Their twins, frozen, show how much of the pixels a random function 
 blocks start as the identity, nearly all; a random ResNet hides them behind running statistics that were never measured.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs.argument import Offer, config
+from configs.expected import Expected
 
 # Each architecture pretrained and as its random twin, which is what it started from.
 DEFAULT = (
@@ -33,7 +36,7 @@ DEFAULT = (
 BACKBONES = (*DEFAULT, "vit_micro8_random", "vit_nano4_random", "resnet18_nano_random", "resnet26_nano_random")
 
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, dict[str, Any]] = {
     "knn": {"k": (1, 3, 5, 10, 20), "temperature": 0.07, "batch_size": 256},
     "linear_probe": {
         "regularisation": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
@@ -72,6 +75,16 @@ PROTOCOLS = {
         "clip_norm": 1.0,
         "ema": 0.0,
     },
+    "ood": {"batch_size": 256},
+    "retrieval": {
+        "descriptor": "pooled",
+        "gem_p": 3.0,
+        "input_size": 0,
+        "scales": (1.0,),
+        "whitening": 0,
+        "top_k": 20,
+        "batch_size": 256,
+    },
 }
 
 
@@ -79,8 +92,30 @@ def get_config(argument: str | None = None) -> ConfigDict:
     """The grid that the argument asks for; see `configs/argument.py` for its grammar."""
     offer = Offer(
         backbones=BACKBONES,
-        datasets=("digits",),
+        datasets=("digits", "digits_retrieval"),
         protocols=tuple(PROTOCOLS),
         default_backbones=DEFAULT,
+        heads=("linear_probe", "augmented_probe", "finetune"),
+        default_heads=("linear_probe",),
     )
     return config("digits", argument, offer, PROTOCOLS)
+
+
+# What this machine-independent grid gave when it was written; the tolerance is for other processors and libraries.
+EXPECTED = tuple(
+    Expected(
+        name=f"digits_{protocol}_{backbone}",
+        benchmark="digits",
+        argument=f"{backbone},dataset=digits,protocol={protocol}",
+        metric="accuracy",
+        value=percent / 100,
+        tolerance=0.01,
+        source="bob_jax, the table at the head of configs/digits.py",
+    )
+    for backbone, row in {
+        "vit_nano8_glyphs": (96.1, 97.5),
+        "resnet10_nano_glyphs": (98.3, 98.9),
+        "convnext_nano_glyphs": (98.1, 98.6),
+    }.items()
+    for protocol, percent in zip(("knn", "linear_probe"), row, strict=True)
+)

@@ -24,6 +24,8 @@ Another processor or another version of Pillow, FreeType or JAX rounds otherwise
 same to the last bit.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs.argument import Offer, config
@@ -32,7 +34,7 @@ DEFAULT = ("vit_nano8_random", "resnet10_nano_random", "convnext_nano_random")
 BACKBONES = (*DEFAULT, "vit_micro8_random", "vit_nano4_random", "resnet18_nano_random", "resnet26_nano_random")
 
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, dict[str, Any]] = {
     "knn": {"k": (1, 3, 5, 10, 20), "temperature": 0.07, "batch_size": 256},
     "linear_probe": {
         "regularisation": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),

@@ -51,6 +51,17 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "clip_norm": 0.0,
         "ema": 0.0,
     },
+    "ood": {"batch_size": 512},
+    # The descriptor that the checkpoint's authors define, at the checkpoint's own size, and nothing more.
+    "retrieval": {
+        "descriptor": "pooled",
+        "gem_p": 3.0,
+        "input_size": 0,
+        "scales": (1.0,),
+        "whitening": 0,
+        "top_k": 100,
+        "batch_size": 512,
+    },
 }
 
 # One of each way of pretraining, all ViT-B/16, and the paper's convolutional baseline.

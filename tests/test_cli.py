@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -249,3 +250,27 @@ code = main(["results", {str(results)!r}])
 sys.exit(code or ("jax" in sys.modules) or ("matplotlib" in sys.modules))
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_reproduce_lists_runs_and_judges(tmp_path, capsys, monkeypatch):
+    from configs import expected
+
+    assert cli.main(["reproduce"]) == 0
+    assert "imagenet_published_head_resnet50_tv_in1k" in capsys.readouterr().out
+    name, folder = "digits_knn_resnet10_nano_glyphs", str(tmp_path)
+    assert cli.main(["reproduce", name, "--results", folder]) == 0
+    shown = capsys.readouterr().out
+    assert "matches" in shown and "0.9830" in shown and "expected by bob_jax" in shown
+    other = dataclasses.replace(expected.row(name), value=0.5)
+    monkeypatch.setattr(expected, "row", lambda _: other)
+    assert cli.main(["reproduce", name, "--results", folder]) == 1  # the record is there: only the verdict is new
+    assert "differs" in capsys.readouterr().out
+
+
+def test_reproduce_says_what_is_missing(tmp_path, capsys):
+    assert cli.main(["reproduce", "digits_knn_resnet10"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+    arguments = ["reproduce", "cub_retrieval_bob2023_vit_s16_dino", "--root", str(tmp_path), "--results", str(tmp_path)]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "has no record: see above why" in error and "cub" in error

@@ -15,9 +15,11 @@ from bob_jax.backbones import zoo
 from bob_jax.data.arrays import ArraySource
 from bob_jax.data.base import Dataset
 from bob_jax.errors import BobError
+from bob_jax.metrics.catalog import METRICS
 from bob_jax.protocols.base import Competitor, Context
 from bob_jax.protocols.finetune import Finetune, _Trainer
 from bob_jax.training.mesh import make_mesh
+from configs import expected
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted(
@@ -37,6 +39,8 @@ def distinct() -> list:
     """
     seen: dict[str, tuple[str, str]] = {}
     for file in FILES:
+        if "finetune" not in config(file).protocols:
+            continue
         for name in config(file, "all").backbones:
             card = zoo.card(name)
             size = card.preprocessing.input_size
@@ -54,8 +58,23 @@ def test_a_config_stands_for_valid_cells(file, argument):
     chosen = config(file, argument)
     cells = grid.cells(chosen)
     assert chosen.benchmark == file
-    expected = len(chosen.backbones) * len(chosen.datasets) * len(chosen.protocols) * len(chosen.seeds)
-    assert len({cell.id("version") for cell in cells}) == len(cells) == expected
+    assert len({cell.id("version", cell.source and cell.source.id("version")) for cell in cells}) == len(cells)
+    judged = {(cell.dataset, cell.protocol.name) for cell in cells}
+    assert {dataset for dataset, _ in judged} >= set(chosen.datasets)
+    assert {protocol for _, protocol in judged} >= set(chosen.protocols)
+    for i, cell in enumerate(cells):
+        assert cell.source is None or cell.source in cells[:i]  # the head is there before it is judged
+
+
+def test_every_published_figure_is_one_cell_of_a_grid_and_the_heads_below_it():
+    rows = expected.rows()
+    assert len(rows) == len(list(expected._rows()))  # no name stands twice
+    for row in rows.values():
+        cells = grid.cells(row.config())
+        last = cells[-1]
+        assert cells == ([last.source] if last.source else []) + [last], row.name
+        assert 0 < row.value <= 1 and 0 < row.tolerance <= 0.02 and row.source
+        assert row.metric in METRICS, row.name
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -68,9 +87,10 @@ def test_the_head_of_a_config_gives_its_command(file):
 @pytest.mark.parametrize("file", FILES)
 def test_a_key_that_nothing_reads_is_an_error(file):
     chosen = config(file, "protocol=all")
+    name = next(iter(chosen.protocols))
     with chosen.unlocked():
-        chosen.protocols.knn.temprature = 1.0
-    with pytest.raises(BobError, match=r"unknown key in protocols.knn 'temprature': did you mean temperature\?"):
+        chosen.protocols[name].batch_sise = 1
+    with pytest.raises(BobError, match=rf"unknown key in protocols.{name} 'batch_sise': did you mean batch_size\?"):
         grid.cells(chosen)
     chosen = config(file, "protocol=all")
     with chosen.unlocked():
@@ -78,8 +98,8 @@ def test_a_key_that_nothing_reads_is_an_error(file):
     with pytest.raises(BobError, match=r"unknown key in config.data 'limits': did you mean limit\?"):
         grid.cells(chosen)
     chosen = config(file, "protocol=all")
-    del chosen.protocols.knn["k"]
-    with pytest.raises(BobError, match=r"protocols.knn lacks k"):
+    del chosen.protocols[name]["batch_size"]
+    with pytest.raises(BobError, match=rf"protocols.{name} lacks batch_size"):
         grid.cells(chosen)
 
 
