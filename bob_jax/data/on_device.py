@@ -112,19 +112,22 @@ def mix(
 
     Args:
         images: [B, H, W, 3] float.
-        labels: [B] int class indices.
+        labels: [B] int class indices; or [B, C] of 0 and 1, where an image has several.
         key: randomness.
         classes: C.
         mixup: alpha of its Beta distribution; 0 switches it off.
         cutmix: likewise.
-        label_smoothing: share of the target that is spread over all classes.
+        label_smoothing: share of the target that is spread over all classes; of several labels, over yes and no.
         probability: that the batch is mixed at all.
         switch: that it is CutMix, where both are on.
 
     Returns:
-        Images [B, H, W, 3] and targets [B, C] float32, rows of sum 1.
+        Images [B, H, W, 3] and targets [B, C] float32, rows of sum 1 where an image has one class.
     """
-    targets = jax.nn.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
+    if labels.ndim == 1:
+        targets = jax.nn.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
+    else:
+        targets = labels * (1 - label_smoothing) + label_smoothing / 2
     if not mixup and not cutmix:
         return images, targets
     choice_key, share_key = jax.random.split(key)

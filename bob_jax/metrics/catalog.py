@@ -1,6 +1,7 @@
 """All scores by name. A record has those whose per-example arrays its protocol wrote down."""
 
-from bob_jax.metrics import calibration, classification, retrieval, shift
+from bob_jax.metrics import calibration, classification, multilabel, retrieval, shift
 from bob_jax.metrics.base import Metric
 
-METRICS: dict[str, Metric] = classification.METRICS | calibration.METRICS | shift.METRICS | retrieval.METRICS
+FAMILIES = (classification, calibration, multilabel, shift, retrieval)
+METRICS: dict[str, Metric] = {name: metric for family in FAMILIES for name, metric in family.METRICS.items()}

@@ -1,8 +1,8 @@
 """Several yes-or-no labels per image: the area under the ROC curve of each label, and their mean.
 
-The area is the probability that an image with the label has a larger score than one without, half of it for equal scores
-(Hanley and McNeil 1982). A label that all images of a test set or draw have, or none, has no area: it is left out of the
-mean, and never counts as 0.
+The area is the probability that an image with the label has a larger score than one without, half of it for equal
+scores (Hanley and McNeil 1982). A label that all images of a test set or draw have, or none, has no area: it is left
+out of the mean, and never counts as 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def per_example(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]
 
 
 def areas(weights: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each label: weights [R, N], logits [N, L], labels [N, L] -> [R, L]; NaN if undefined."""
+    """Area of each label: weights [R, N], logits [N, L], labels [N, L] bool -> [R, L]; NaN where it has none."""
     return np.stack([_area(weights, logits[:, i], labels[:, i]) for i in range(logits.shape[1])], axis=1)
 
 

@@ -10,17 +10,16 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from bob_jax.data import on_device
-from bob_jax.data.base import Dataset
+from bob_jax.data.base import Dataset, Task
 from bob_jax.data.loader import Loader
 from bob_jax.data.transforms import Train
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
 from bob_jax.protocols.head import Head, predict
-from bob_jax.protocols.scoring import judged, validation_score
+from bob_jax.protocols.scoring import cross_entropy, judged, validation_score
 from bob_jax.training import optimizer as optimizers
 from bob_jax.training.checkpoint import Checkpointing
 from bob_jax.training.loop import Diverged, fit
@@ -46,6 +45,7 @@ class AugmentedProbe(Protocol):
     """
 
     name: ClassVar[str] = "augmented_probe"
+    tasks: ClassVar[tuple[Task, ...]] = ("classification", "multilabel")
     makes_head: ClassVar[bool] = True
     base_learning_rates: tuple[float, ...]
     batch_size: int
@@ -75,15 +75,14 @@ class AugmentedProbe(Protocol):
         if not finite:
             raise Diverged("all heads of protocols.augmented_probe diverged: lower its base_learning_rates")
         chosen = max(finite, key=lambda i: grid[i]["validation"])
-        outputs, notes = judged(dataset, test, predict(heads[chosen], test.values), validation, scored[chosen])
+        judgement = judged(dataset, test, predict(heads[chosen], test.values), validation, scored[chosen])
         return Result(
-            outputs=outputs,
+            **judgement._asdict(),
             cost=dataclasses.replace(test.cost, device_seconds=device_seconds),
             grid=tuple(grid),
             chosen=chosen,
             skipped={"train": skipped, "validation": validation.skipped, "test": test.skipped},
             weights=heads[chosen].named(),
-            notes=notes,
         )
 
     def _train(
@@ -154,8 +153,7 @@ class AugmentedProbe(Protocol):
             features = nnx.merge(graphdef, frozen)(images).pooled.astype(jnp.float32)
             normalized, stats = batch_norm(features, batch["mask"], stats)
             logits = jnp.einsum("bd,gdc->gbc", normalized, params["kernel"]) + params["bias"][:, None]
-            labels = jnp.broadcast_to(batch["label"], logits.shape[:2])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            losses = jax.vmap(cross_entropy, in_axes=(0, None))(logits, batch["label"])
             losses = jnp.sum(losses * batch["mask"][None], axis=1)
             # Summed over the heads: they share nothing that is trained, so each gets its own gradient. A head whose
             # rate is too high must not stop the others.

@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 
 from bob_jax.data import on_device
-from bob_jax.data.base import Dataset
+from bob_jax.data.base import Dataset, MultilabelDataset, Task
 from bob_jax.data.loader import Loader
 from bob_jax.data.transforms import Eval, Train
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
@@ -52,7 +52,7 @@ class Finetune(Protocol):
         warmup_epochs: of `epochs` with a linearly rising rate; the same share of the steps where a limit changed them.
         evaluations: how often, evenly spaced and last at the end, validation is scored.
         drop_path: rate of the last block; it rises linearly from 0.
-        label_smoothing: share of the target that is spread over all classes.
+        label_smoothing: share of the target that is spread over all classes; over yes and no of several labels.
         mixup: alpha of the Beta distribution; 0 switches it off.
         cutmix: likewise. With both, each batch takes one of the two with equal chance.
         crop_scale: smallest and largest area of the random resized crop.
@@ -64,6 +64,7 @@ class Finetune(Protocol):
     """
 
     name: ClassVar[str] = "finetune"
+    tasks: ClassVar[tuple[Task, ...]] = ("classification", "multilabel")
     makes_head: ClassVar[bool] = True
     learning_rates: tuple[float, ...]
     weight_decays: tuple[float, ...]
@@ -103,15 +104,14 @@ class Finetune(Protocol):
         chosen = max(trained, key=lambda i: points[i].grid["validation"])
         placed = place(trained[chosen], context.mesh)
         validation, test = (trainer.predict(placed, split) for split in ("validation", "test"))
-        outputs, notes = judged(dataset, test, test.values, validation, validation.values)
+        judgement = judged(dataset, test, test.values, validation, validation.values)
         return Result(
-            outputs=outputs,
+            **judgement._asdict(),
             cost=dataclasses.replace(test.cost, device_seconds=sum(point.device_seconds for point in points)),
             grid=tuple(point.grid for point in points),
             chosen=chosen,
             skipped={"train": points[chosen].skipped, "validation": validation.skipped, "test": test.skipped},
             weights=_named(trained[chosen]),
-            notes=notes,
         )
 
 
@@ -244,7 +244,7 @@ class _Trainer:
 
     def _loss(self) -> LossFn:
         protocol, graphdef, classes = self.protocol, self.graphdef, len(self.dataset.classes)
-        preprocessing = self.competitor.card.preprocessing
+        preprocessing, several = self.competitor.card.preprocessing, isinstance(self.dataset, MultilabelDataset)
 
         def loss(
             params: Any, frozen: Any, stats: Any, batch: dict[str, jax.Array], key: jax.Array
@@ -270,7 +270,10 @@ class _Trainer:
             module = nnx.merge(graphdef, params["backbone"], stats)
             pooled = module(images, rngs=nnx.Rngs(path_key)).pooled.astype(jnp.float32)
             logits = pooled @ params["head"]["kernel"] + params["head"]["bias"][None]
-            losses = optax.softmax_cross_entropy(logits, targets)
+            if several:
+                losses = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
+            else:
+                losses = optax.softmax_cross_entropy(logits, targets)
             new_stats = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
             return jnp.sum(losses * batch["mask"]), Aux(jnp.sum(batch["mask"], dtype=jnp.float32), new_stats, {})
 

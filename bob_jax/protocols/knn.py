@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bob_jax.data.base import Dataset
+from bob_jax.data.base import Dataset, Task
 from bob_jax.errors import BobError
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
@@ -31,6 +31,7 @@ class KNN(Protocol):
     """
 
     name: ClassVar[str] = "knn"
+    tasks: ClassVar[tuple[Task, ...]] = ("classification", "multilabel")
     k: tuple[int, ...]
     temperature: float
     batch_size: int
@@ -53,14 +54,13 @@ class KNN(Protocol):
             for k, logits in zip(ks, voted, strict=True)
         ]
         chosen = max(range(len(grid)), key=lambda i: grid[i]["validation"])  # of equals the smallest k
-        outputs, notes = judged(dataset, test, classify(test.values, ks=(ks[chosen],))[0], validation, voted[chosen])
+        judgement = judged(dataset, test, classify(test.values, ks=(ks[chosen],))[0], validation, voted[chosen])
         return Result(
-            outputs=outputs,
+            **judgement._asdict(),
             cost=test.cost,
             grid=tuple(grid),
             chosen=chosen,
             skipped={"train": train.skipped, "validation": validation.skipped, "test": test.skipped},
-            notes=notes,
         )
 
 
@@ -78,13 +78,14 @@ def vote(
     Args:
         queries: [Q, D] float32.
         gallery: [N, D] float32.
-        labels: [N] int32, of the gallery.
+        labels: [N] int32, of the gallery; or [N, C] of 0 and 1, where an image has several.
         classes: C.
         ks: neighbours, each at most N.
         temperature: T.
 
     Returns:
-        One [Q, C] float32 per k: the logarithm of each class's share of the votes, held at -30 where it is 0.
+        One [Q, C] float32 per k: the logarithm of each class's share of the votes; of several labels the logit of the
+        share of the votes for each. They end at -30 (and 30).
     """
     similarity, neighbours = nearest(queries, gallery, max(ks))
     return [
@@ -99,6 +100,9 @@ def vote(
 def _log_shares(similarity: jax.Array, labels: jax.Array, classes: int, temperature: float) -> jax.Array:
     # The largest similarity is taken out of the exponent: shares stay the same, and no temperature can overflow.
     weight = jnp.exp((similarity - similarity.max(axis=1, keepdims=True)) / temperature)
+    if labels.ndim == 3:  # [Q, k, C]
+        share = jnp.einsum("qk,qkc->qc", weight, labels, precision="float32") / weight.sum(axis=1, keepdims=True)
+        return jnp.clip(jnp.log(share) - jnp.log1p(-share), -30.0, 30.0)
     rows = jnp.arange(len(labels))[:, None]
     shares = jnp.zeros((len(labels), classes)).at[rows, labels].add(weight) / weight.sum(axis=1, keepdims=True)
     return jnp.maximum(jnp.log(shares), -30.0)

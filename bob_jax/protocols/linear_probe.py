@@ -2,7 +2,8 @@
 
     minimise over W, b:  mean_i CE(W'x_i + b, y_i) + lambda / 2 |W|^2
 
-with x standardised by the training split's statistics. This is scikit-learn's objective with lambda = 1 / (C N).
+with x standardised by the training split's statistics. This is scikit-learn's objective with lambda = 1 / (C N). Of
+several labels per image each has a regression of its own, and all share lambda.
 The features are extracted once; L-BFGS (Liu & Nocedal 1989, as optax has it, with a zoom line search) runs under vmap
 over lambda until every gradient is small.
 """
@@ -16,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bob_jax.data.base import Dataset
+from bob_jax.data.base import Dataset, Task
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
 from bob_jax.protocols.head import Head, predict
-from bob_jax.protocols.scoring import judged, validation_score
+from bob_jax.protocols.scoring import cross_entropy, judged, validation_score
 from bob_jax.training import mesh as meshes
 
 Params = tuple[jax.Array, jax.Array]  # W, b
@@ -40,6 +41,7 @@ class LinearProbe(Protocol):
     """
 
     name: ClassVar[str] = "linear_probe"
+    tasks: ClassVar[tuple[Task, ...]] = ("classification", "multilabel")
     makes_head: ClassVar[bool] = True
     regularisation: tuple[float, ...]
     tolerance: float
@@ -75,15 +77,14 @@ class LinearProbe(Protocol):
         ]
         # Of equals the strongest regularisation: the simpler model.
         chosen = max(range(len(grid)), key=lambda i: (grid[i]["validation"], grid[i]["regularisation"]))
-        outputs, notes = judged(dataset, test, predict(heads[chosen], test.values), validation, scored[chosen])
+        judgement = judged(dataset, test, predict(heads[chosen], test.values), validation, scored[chosen])
         return Result(
-            outputs=outputs,
+            **judgement._asdict(),
             cost=test.cost,
             grid=tuple(grid),
             chosen=chosen,
             skipped={"train": train.skipped, "validation": validation.skipped, "test": test.skipped},
             weights=heads[chosen].named(),
-            notes=notes,
         )
 
 
@@ -108,7 +109,7 @@ def solve(
 
     Args:
         features: [N, D] float32.
-        labels: [N] int32.
+        labels: [N] int32, or [N, C] of 0 and 1: then C regressions of yes against no are solved side by side.
         classes: C.
         regularisation: G values of lambda.
         tolerance: stop when the largest gradient entry is at most this.
@@ -121,7 +122,7 @@ def solve(
     rows = meshes.round_up(len(labels), mesh)
     padded = {
         "features": np.pad(features, [(0, rows - len(labels)), (0, 0)]),
-        "labels": np.pad(labels, (0, rows - len(labels))),
+        "labels": np.pad(labels, [(0, rows - len(labels))] + [(0, 0)] * (labels.ndim - 1)),
         "weight": np.pad(np.full(len(labels), 1 / len(labels), np.float32), (0, rows - len(labels))),
     }
     with jax.set_mesh(mesh):
@@ -142,7 +143,7 @@ def _solve(
         def objective(params: Params) -> jax.Array:
             weights, bias = params
             logits = jnp.matmul(data["features"], weights, precision="float32") + bias[None]
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, data["labels"])
+            losses = cross_entropy(logits, data["labels"])
             return jnp.sum(losses * data["weight"]) + 0.5 * strength * jnp.sum(weights**2)
 
         value_and_grad = optax.value_and_grad_from_state(objective)

@@ -56,11 +56,10 @@ def judge_as_it_is(head: Head, competitor: Competitor, dataset: Dataset, context
         extract(competitor, dataset.splits[split], f"{dataset.name}/{split}", context, batch_size)
         for split in ("validation", "test")
     )
-    outputs, notes = judged(dataset, test, predict(head, test.values), validation, predict(head, validation.values))
+    judgement = judged(dataset, test, predict(head, test.values), validation, predict(head, validation.values))
     return Result(
-        outputs=outputs,
+        **judgement._asdict(),
         cost=test.cost,
         skipped={"validation": validation.skipped, "test": test.skipped},
         weights=head.named(),
-        notes=notes,
     )
