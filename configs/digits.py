@@ -92,7 +92,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     """The grid that the argument asks for; see `configs/argument.py` for its grammar."""
     offer = Offer(
         backbones=BACKBONES,
-        datasets=("digits", "digits_retrieval"),
+        datasets=("digits", "digits_c", "digits_from_print", "digits_retrieval"),
         protocols=tuple(PROTOCOLS),
         default_backbones=DEFAULT,
         heads=("linear_probe", "augmented_probe", "finetune"),

@@ -90,7 +90,7 @@ def test_a_key_that_nothing_reads_is_an_error(file):
     name = next(iter(chosen.protocols))
     with chosen.unlocked():
         chosen.protocols[name].batch_sise = 1
-    with pytest.raises(BobError, match=rf"unknown key in protocols.{name} 'batch_sise': did you mean batch_size\?"):
+    with pytest.raises(BobError, match=rf"unknown key in protocols.{name} 'batch_sise': did you mean batch_size"):
         grid.cells(chosen)
     chosen = config(file, "protocol=all")
     with chosen.unlocked():
