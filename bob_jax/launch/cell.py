@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from bob_jax.backbones import zoo
-from bob_jax.data import catalog
+from bob_jax.data import catalog, duplicates
 from bob_jax.data.base import Dataset
 from bob_jax.errors import BobError
 from bob_jax.grid import Cell
@@ -116,13 +116,16 @@ def run(job: Job, mesh: jax.sharding.Mesh, workdir: Path, num_workers: int | Non
     context = Context(mesh, workdir, cell.seed, num_workers, cell.skip_corrupt, head)
     result = cell.protocol.run(competitor, dataset, context)
     main = result.main_metric or dataset.metric
+    scores, twins = _scores(result), _known_duplicates(dataset)
+    if twins is not None:
+        scores |= _without(twins, main, result)
     done = record.Record(
         cell=describe(job),
         backbone=record.BackboneUsed(dataclasses.asdict(competitor.card), competitor.weights_sha256),
         dataset=_dataset_used(dataset, result),
         protocol=record.ProtocolUsed(cell.protocol_name, cell.hyperparameters),
         source_cell=job.source_id,
-        metrics=_scores(result),
+        metrics=scores,
         main_metric=main,
         interval=record.Interval(bootstrap.LEVEL, bootstrap.METHOD, bootstrap.RESAMPLES, 0),
         selection=(
@@ -130,7 +133,7 @@ def run(job: Job, mesh: jax.sharding.Mesh, workdir: Path, num_workers: int | Non
             if result.grid
             else None
         ),
-        notes=dict(result.notes),
+        notes=dict(result.notes) | ({} if twins is None else {"test_images_also_in_train": len(twins)}),
         cost=record.Cost(
             wall_seconds=time.perf_counter() - started,
             **dataclasses.asdict(result.cost),
@@ -162,6 +165,24 @@ def _scores(result: Result) -> dict[str, record.Score]:
         name: record.Score(**dataclasses.asdict(estimate), higher_is_better=better[name])
         for name, estimate in estimates.items()
     }
+
+
+def _known_duplicates(dataset: Dataset) -> frozenset[str] | None:
+    """Test images that are also in train, as far as `bob data check` has found out; None where it has not looked."""
+    if not {"train", "test"} <= dataset.splits.keys():
+        return None
+    return duplicates.known(dataset.splits["train"], dataset.splits["test"])
+
+
+def _without(twins: frozenset[str], main: str, result: Result) -> dict[str, record.Score]:
+    """The score that ranks backbones, on the test images that are not in train; none where all of them are."""
+    kept = ~np.isin(result.outputs["id"], sorted(twins))
+    if main not in METRICS or not kept.any():
+        return {}
+    outputs = {name: result.outputs[name][kept] for name in METRICS[main].inputs}
+    estimate = bootstrap.intervals({main: METRICS[main]}, outputs)[main]
+    better = METRICS[main].higher_is_better
+    return {f"{main}_without_duplicates": record.Score(**dataclasses.asdict(estimate), higher_is_better=better)}
 
 
 def describe(job: Job) -> record.Cell:

@@ -16,7 +16,7 @@ from bob_jax.data.duplicates import Twin
 from bob_jax.errors import BobError
 from bob_jax.protocols.base import Competitor, Context
 from bob_jax.protocols.features import extract
-from bob_jax.protocols.knn import nearest
+from bob_jax.protocols.search import nearest
 
 SIMILARITY = 0.95  # cosine
 BATCH = 64  # images through the backbone at a time
