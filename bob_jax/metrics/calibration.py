@@ -86,10 +86,9 @@ def _over_conditions(
 
 def _error(weights: np.ndarray, excess: np.ndarray, bins: np.ndarray) -> np.ndarray:
     """Sum over bins of |weighted sum of confidence - correctness|, by the weight of all: weights [R, N] -> [R]."""
-    order = np.argsort(bins, kind="stable")
-    first = np.flatnonzero(np.diff(bins[order], prepend=-1))
-    sums = np.add.reduceat(weights[:, order] * excess[order], first, axis=1)
-    return np.abs(sums).sum(axis=1) / weights.sum(axis=1)
+    by_bin = np.zeros((len(excess), BINS))
+    by_bin[np.arange(len(excess)), bins] = excess
+    return np.abs(weights @ by_bin).sum(axis=1) / weights.sum(axis=1)
 
 
 METRICS: dict[str, Metric] = {
