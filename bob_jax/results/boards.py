@@ -36,6 +36,8 @@ class Row:
         spread: standard deviation over seeds; None for one seed.
         parameters: millions, without head; None if the card does not say.
         cost: means over seeds.
+        clean: of a shifted data set, the score on the source's own test images, mean over seeds; else None.
+        gap: how much worse the shifted score is, with the ends of its interval, means over seeds.
         cells: ids of the records.
     """
 
@@ -51,6 +53,8 @@ class Row:
     spread: float | None
     parameters: float | None
     cost: Cost
+    clean: float | None
+    gap: tuple[float, float, float] | None
     cells: tuple[str, ...]
 
 
@@ -151,22 +155,30 @@ def _mean_score(group: Sequence[Record], metric: str) -> float:
     return statistics.fmean(record.metrics[metric].value for record in group)
 
 
+def _mean_ends(group: Sequence[Record], metric: str) -> tuple[float, float, float]:
+    """Value, low and high, each the mean over seeds."""
+    scores = [record.metrics[metric] for record in group]
+    value, low, high = (statistics.fmean(getattr(score, end) for score in scores) for end in ("value", "low", "high"))
+    return value, low, high
+
+
 def _row(group: Sequence[Record], metric: str, *, rank: int, tied: bool, evidence: Literal["paired", "overlap"]) -> Row:
     scores = [record.metrics[metric] for record in group]
     parameters = group[-1].backbone.card.get("parameters")
+    shifted = all(f"gap_{metric}" in record.metrics for record in group)
     return Row(
         rank=rank,
         tied=tied,
         evidence=evidence,
         backbone=group[0].cell.backbone,
-        value=_mean_score(group, metric),
-        low=statistics.fmean(score.low for score in scores),
-        high=statistics.fmean(score.high for score in scores),
+        **dict(zip(("value", "low", "high"), _mean_ends(group, metric), strict=True)),
         n=min(score.n for score in scores),
         seeds=len(group),
         spread=statistics.stdev(score.value for score in scores) if len(group) > 1 else None,
         parameters=float(parameters) if isinstance(parameters, int | float) else None,
         cost=_mean_cost([record.cost for record in group]),
+        clean=_mean_score(group, f"clean_{metric}") if shifted else None,
+        gap=_mean_ends(group, f"gap_{metric}") if shifted else None,
         cells=tuple(record.cell.id for record in group),
     )
 

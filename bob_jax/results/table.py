@@ -19,6 +19,7 @@ CSV_COLUMNS = (
     *("dataset", "protocol", "question", "metric"),
     *("rank", "tied", "evidence", "backbone", "parameters_millions"),
     *("value", "low", "high", "n", "seeds", "spread"),
+    *("clean", "gap", "gap_low", "gap_high"),
     *(field.name for field in dataclasses.fields(Cost)),
     "cells",
 )
@@ -47,6 +48,9 @@ def _table(board: Board) -> Table:
     table.add_column("params", justify="right")
     table.add_column(board.metric + (" %" if board.percent else ""), justify="right")
     table.add_column(f"{board.level:.0%} interval".replace("%", " %"), justify="right", no_wrap=True)
+    shifted = any(row.gap for row in board.rows)
+    for name in ("clean", "lost by the shift") if shifted else ():
+        table.add_column(name + (" %" if board.percent else ""), justify="right")
     table.add_column("images", justify="right")
     if several_seeds:
         table.add_column("seeds (std)", justify="right", no_wrap=True)
@@ -62,6 +66,7 @@ def _table(board: Board) -> Table:
             _or_dash(row.parameters, lambda millions: f"{millions:.3g} M"),
             show(row.value),
             f"[{show(row.low)}, {show(row.high)}]",
+            *([_or_dash(row.clean, show), "-" if row.gap is None else show(row.gap[0])] if shifted else []),
             f"{row.n}",
             *seeds,
             _or_dash(row.cost.wall_seconds, duration),
@@ -109,7 +114,8 @@ def to_csv(boards: Sequence[Board]) -> str:
             question = (board.dataset, board.protocol, board.title, board.metric)
             place = (row.rank, row.tied, row.evidence, row.backbone, row.parameters)
             score = (row.value, row.low, row.high, row.n, row.seeds, row.spread)
-            writer.writerow((*question, *place, *score, *dataclasses.astuple(row.cost), " ".join(row.cells)))
+            shift = (row.clean, *(row.gap or (None, None, None)))
+            writer.writerow((*question, *place, *score, *shift, *dataclasses.astuple(row.cost), " ".join(row.cells)))
     return text.getvalue()
 
 

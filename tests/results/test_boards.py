@@ -111,6 +111,30 @@ def test_seeds_are_one_row():
     assert row.cost.images_per_second == 1234.5  # of those that measured it
 
 
+def test_draws_of_the_training_images_are_seeds_of_one_question():
+    made = []
+    for seed in range(2):
+        done, outputs = simulate("a", seed=seed, accuracy=0.9)
+        train = dataclasses.replace(done.dataset.splits["train"], fingerprint=f"draw {seed}")
+        data = dataclasses.replace(done.dataset, draw=seed, splits=done.dataset.splits | {"train": train})
+        made.append((dataclasses.replace(done, dataset=data), outputs))
+    (row,) = board_of(*made).rows
+    assert row.seeds == 2 and row.spread > 0
+    fixed = [(dataclasses.replace(done, dataset=dataclasses.replace(done.dataset, draw=None)), o) for done, o in made]
+    assert len(boards([done for done, _ in fixed], lambda _: None)) == 2  # other training images: another question
+
+
+def test_a_shift_shows_what_it_costs():
+    done, outputs = simulate("a", accuracy=0.6)
+    clean = dataclasses.replace(done.metrics["accuracy"], value=0.9)
+    gap = dataclasses.replace(clean, value=0.3, low=0.25, high=0.35)
+    more = done.metrics | {"clean_accuracy": clean, "gap_accuracy": gap}
+    (row,) = board_of((dataclasses.replace(done, metrics=more), outputs)).rows
+    assert row.clean == 0.9 and row.gap == (0.3, 0.25, 0.35)
+    (plain,) = board_of((done, outputs)).rows
+    assert plain.clean is None and plain.gap is None
+
+
 def test_ties_between_means_over_seeds():
     """Two seeds against one, by hand from the same draws."""
     made = [simulate("a", seed=0, accuracy=0.8), simulate("a", seed=1, accuracy=0.8), simulate("b", accuracy=0.77)]

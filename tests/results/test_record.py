@@ -11,6 +11,7 @@ import pytest
 from synthetic_records import ENVIRONMENT, simulate
 
 from bob_jax.errors import BobError
+from bob_jax.metrics.catalog import METRICS
 from bob_jax.results import record
 from bob_jax.results.record import Failure, Record, cell_id, failure_from_json, record_from_json, to_json
 
@@ -207,3 +208,9 @@ def test_the_example_in_the_docs_is_a_record():
     example = re.search(r"```json\n(.*?)```", text, re.DOTALL).group(1)
     read = record_from_json(example, "docs/records.md")
     assert f"{read.cell.id}.json" in text
+
+
+def test_every_score_is_explained():
+    text = (Path(__file__).parents[2] / "docs" / "records.md").read_text(encoding="utf-8")
+    missing = [name for name in METRICS if f"`{name}`" not in text]
+    assert not missing
