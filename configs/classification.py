@@ -16,10 +16,9 @@ Expected: `EXPECTED` below; `bob reproduce NAME` runs a row and says whether it 
 
 from ml_collections import ConfigDict
 
-from bob_jax.backbones.zoo import CARDS
 from configs.argument import Offer, config
 from configs.expected import Expected
-from configs.recipes import DEFAULT_BACKBONES, PROTOCOLS
+from configs.recipes import BACKBONES, DEFAULT_BACKBONES, PROTOCOLS
 
 NATURAL = (
     *("imagenet", "imagenet_10pct", "imagenet_1pct", "cifar10", "cifar100"),
@@ -36,7 +35,7 @@ STRUCTURED = (
 def get_config(argument: str | None = None) -> ConfigDict:
     """The grid that the argument asks for; see `configs/argument.py` for its grammar."""
     offer = Offer(
-        backbones=tuple(name for name, card in CARDS.items() if card.preprocessing.input_size >= 176),
+        backbones=BACKBONES,
         datasets=(*NATURAL, *SATELLITE, *MEDICAL, *STRUCTURED),
         protocols=("published_head", "zero_shot", "knn", "linear_probe", "augmented_probe", "finetune"),
         default_backbones=DEFAULT_BACKBONES,

@@ -11,10 +11,9 @@ and DINO in k-NN, as its authors say of linear separability.
 
 from ml_collections import ConfigDict
 
-from bob_jax.backbones.zoo import CARDS
 from configs.argument import Offer, config
 from configs.expected import Expected
-from configs.recipes import DEFAULT_BACKBONES, PROTOCOLS
+from configs.recipes import BACKBONES, DEFAULT_BACKBONES, PROTOCOLS
 
 DATASETS = ("cub", "cars", "aircraft", "dogs", "flowers", "pets", "inat2021")
 
@@ -22,7 +21,7 @@ DATASETS = ("cub", "cars", "aircraft", "dogs", "flowers", "pets", "inat2021")
 def get_config(argument: str | None = None) -> ConfigDict:
     """The grid that the argument asks for; see `configs/argument.py` for its grammar."""
     offer = Offer(
-        backbones=tuple(name for name, card in CARDS.items() if card.preprocessing.input_size >= 176),
+        backbones=BACKBONES,
         datasets=DATASETS,
         protocols=("knn", "linear_probe", "augmented_probe", "finetune"),
         default_backbones=DEFAULT_BACKBONES,

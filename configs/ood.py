@@ -19,11 +19,10 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from bob_jax.backbones.zoo import CARDS as BACKBONES
 from bob_jax.data.catalog import CARDS
 from configs.argument import Offer, config
 from configs.expected import Expected
-from configs.recipes import DEFAULT_BACKBONES, PROTOCOLS
+from configs.recipes import BACKBONES, DEFAULT_BACKBONES, PROTOCOLS
 
 EMBEDDED = ("digits_c", "digits_from_print")  # those of configs/digits.py
 
@@ -32,7 +31,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     """The grid that the argument asks for; see `configs/argument.py` for its grammar."""
     targets = tuple(name for name, card in CARDS.items() if card.task == "shift" and name not in EMBEDDED)
     offer = Offer(
-        backbones=tuple(name for name, card in BACKBONES.items() if card.preprocessing.input_size >= 176),
+        backbones=BACKBONES,
         datasets=targets,
         protocols=("ood",),
         default_backbones=DEFAULT_BACKBONES,

@@ -5,6 +5,8 @@ One recipe for all backbones. What a recipe cannot know beforehand is a grid, ch
 
 from typing import Any
 
+from bob_jax.backbones.zoo import CARDS
+
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "published_head": {"batch_size": 512},
     "zero_shot": {"batch_size": 512},
@@ -63,6 +65,9 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "batch_size": 512,
     },
 }
+
+# All but those that were made for the small pictures of configs/digits.py.
+BACKBONES = tuple(name for name, card in CARDS.items() if card.preprocessing.input_size >= 176)
 
 # One of each way of pretraining, all ViT-B/16, and the paper's convolutional baseline.
 DEFAULT_BACKBONES = ("vit_b16_clip", "vit_b16_dino", "vit_b16_mae", "vit_b16_mocov3", "vit_b16_in21k", "resnet50_in1k")

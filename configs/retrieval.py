@@ -17,11 +17,10 @@ sets without junk, where its reciprocal ranks are right. Its galleries were read
 
 from ml_collections import ConfigDict
 
-from bob_jax.backbones.zoo import CARDS as BACKBONES
 from bob_jax.data.catalog import CARDS
 from configs.argument import Offer, config
 from configs.expected import Expected
-from configs.recipes import DEFAULT_BACKBONES, PROTOCOLS
+from configs.recipes import BACKBONES, DEFAULT_BACKBONES, PROTOCOLS
 
 EMBEDDED = ("digits_retrieval",)  # that of configs/digits.py
 
@@ -29,7 +28,7 @@ EMBEDDED = ("digits_retrieval",)  # that of configs/digits.py
 def get_config(argument: str | None = None) -> ConfigDict:
     """The grid that the argument asks for; see `configs/argument.py` for its grammar."""
     offer = Offer(
-        backbones=tuple(name for name, card in BACKBONES.items() if card.preprocessing.input_size >= 176),
+        backbones=BACKBONES,
         datasets=tuple(name for name, card in CARDS.items() if card.task == "retrieval" and name not in EMBEDDED),
         protocols=("retrieval",),
         default_backbones=DEFAULT_BACKBONES,
