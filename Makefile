@@ -21,6 +21,7 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/backbones.py
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/search.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
