@@ -33,22 +33,24 @@ def config(file: str, argument: str | None = None):
 
 
 def distinct() -> list:
-    """One backbone for each architecture, size and config: what differs only in weights traces alike.
+    """One backbone for each architecture, size and recipe: what differs only in weights traces alike.
 
     Of the bridged ones one for each family of timm's.
     """
     seen: dict[str, tuple[str, str]] = {}
     for file in FILES:
-        if "finetune" not in config(file).protocols:
+        chosen = config(file, "all,protocol=all")
+        if "finetune" not in chosen.protocols:
             continue
-        for name in config(file, "all").backbones:
+        recipe = chosen.protocols.finetune.to_json(sort_keys=True)
+        for name in chosen.backbones:
             card = zoo.card(name)
             size = card.preprocessing.input_size
             if card.architecture == "timm":
                 family = re.match(r"timm:[a-z_]+", card.arguments["source"])[0]
-                seen.setdefault(f"{file} {family}", (file, name))
+                seen.setdefault(f"{recipe} {family}", (file, name))
                 continue
-            seen.setdefault(json.dumps([file, card.architecture, dict(card.arguments), size]), (file, name))
+            seen.setdefault(json.dumps([recipe, card.architecture, dict(card.arguments), size]), (file, name))
     return list(seen.values())
 
 
