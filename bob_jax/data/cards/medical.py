@@ -1,6 +1,7 @@
-"""Tissue and eyes."""
+"""Tissue, eyes and chests."""
 
-from bob_jax.data.cards.card import BY_TFDS, DatasetCard, Tfds
+from bob_jax.data import chexpert
+from bob_jax.data.cards.card import BY_TFDS, DatasetCard, Official, Tfds
 
 CARDS = (
     DatasetCard(
@@ -37,5 +38,22 @@ CARDS = (
             manual=("sample", "train", "test", "trainLabels.csv"),
         ),
         download_size=88_000_000_000,
+    ),
+    DatasetCard(
+        name="chexpert",
+        title="CheXpert-v1.0-small, frontal views, five findings",
+        classes=len(chexpert.FINDINGS),
+        sizes={"train": 191027, "test": 202},
+        validation=chexpert.VALIDATION,
+        validation_fraction=chexpert.HELD_OUT,
+        metric="mean_auc",
+        licence="Stanford University's research use agreement, non-commercial",
+        url="https://stanfordmlgroup.github.io/competitions/chexpert/",
+        get="sign the agreement on its page and put CheXpert-v1.0-small.zip, or the folder CheXpert-v1.0-small of what "
+        "is in it, into {downloads}, then `bob data prepare chexpert`",
+        source=Official(chexpert.read),
+        task="multilabel",
+        download_size=11_500_000_000,
+        variants={name: Official(read) for name, read in chexpert.VARIANTS.items()},
     ),
 )
