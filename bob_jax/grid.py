@@ -12,6 +12,7 @@ from typing import Any
 from bob_jax.backbones import zoo
 from bob_jax.data import catalog
 from bob_jax.errors import BobError, unknown_name
+from bob_jax.protocols.adversarial import Adversarial
 from bob_jax.protocols.augmented_probe import AugmentedProbe
 from bob_jax.protocols.base import Protocol
 from bob_jax.protocols.finetune import Finetune
@@ -27,7 +28,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     kind.name: kind
     for kind in (
         *(PublishedHead, ZeroShot, KNN, LinearProbe, AugmentedProbe, Finetune),
-        *(OutOfDistribution, Retrieval),
+        *(OutOfDistribution, Retrieval, Adversarial),
     )
 }
 
