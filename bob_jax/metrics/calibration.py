@@ -66,12 +66,13 @@ def equal_width(weights: np.ndarray, confidence: np.ndarray, correct: np.ndarray
 
 
 def equal_mass(weights: np.ndarray, confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """The same over 15 bins with equal numbers of the test images; draws keep the bins of the test set itself."""
+    """The same over 15 bins with equal numbers of the test images; draws keep the bins of the test set itself.
+
+    Images of equal confidence share the bin of the first of them, so that the order of the test set does not matter.
+    """
 
     def bins(column: np.ndarray) -> np.ndarray:
-        rank = np.empty(len(column), np.int64)
-        rank[np.argsort(column, kind="stable")] = np.arange(len(column))
-        return rank * BINS // len(column)
+        return np.searchsorted(np.sort(column), column) * BINS // len(column)
 
     return _over_conditions(weights, confidence, correct, bins)
 

@@ -76,15 +76,15 @@ def each_area(outputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[s
 
 
 def _area(weights: np.ndarray, score: np.ndarray, has: np.ndarray) -> np.ndarray:
-    """[R]: pairs in the right order, by all pairs."""
-    order = np.argsort(score, kind="stable")
-    weights, has = weights[:, order], has[order]
-    first = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)  # of each run of equal scores
-    with_label = np.add.reduceat(weights * has, first, axis=1)
-    without = np.add.reduceat(weights * ~has, first, axis=1)
-    below = np.cumsum(without, axis=1) - without
-    pairs = (with_label * (below + without / 2)).sum(axis=1)
-    all_pairs = with_label.sum(axis=1) * without.sum(axis=1)
+    """[R]: pairs in the right order, by all pairs; of one label, score [N] and has [N] bool."""
+    with_label, without = (np.flatnonzero(rows)[np.argsort(score[rows], kind="stable")] for rows in (has, ~has))
+    # Below each image with the label are the images without it up to `first`; up to `last` they are equal to it.
+    first, last = (np.searchsorted(score[without], score[with_label], side) for side in ("left", "right"))
+    below = np.zeros((len(weights), len(without) + 1))
+    np.cumsum(weights[:, without], axis=1, out=below[:, 1:])
+    own = weights[:, with_label]
+    pairs = (own * (below[:, first] + below[:, last])).sum(axis=1) / 2
+    all_pairs = own.sum(axis=1) * below[:, -1]
     return np.divide(pairs, all_pairs, out=np.full(len(weights), np.nan), where=all_pairs > 0)
 
 

@@ -96,14 +96,14 @@ def micro_average_precision(
     """
     order = np.argsort(-similarity.ravel(), kind="stable")
     order = order[np.isfinite(similarity.ravel()[order])]
-    query, right = order // similarity.shape[1], relevant.ravel()[order]
+    query = order // similarity.shape[1]
+    hits = np.flatnonzero(relevant.ravel()[order])  # precision is needed at these pairs alone
     scores = []
     for weight in weights:  # one draw at a time: the pairs may be many
-        pair = weight[query]
-        found = np.cumsum(pair * right)
-        listed = np.cumsum(pair)
+        own = weight[query[hits]]
+        found, listed = np.cumsum(own), np.cumsum(weight[query])[hits]
         precision = np.divide(found, listed, out=np.zeros_like(found), where=listed > 0)
-        scores.append((pair * right * precision).sum() / (weight * positives).sum())
+        scores.append((own * precision).sum() / (weight * positives).sum())
     return np.array(scores)
 
 

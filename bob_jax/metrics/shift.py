@@ -166,6 +166,8 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bootstrap scores of the clean and of the shifted images, [R, metrics] each.
 
+    Where a handful of many clean images was shifted, some draws hold none of them and have no score: they are left out.
+
     Args:
         weight_of: [M], the clean image whose weight each shifted image has; None draws the two sets independently.
     """
@@ -177,12 +179,13 @@ def _draw(
     if weight_of is None:
         shifted_scores = replicates(lambda weights: scores(shifted, weights), m, resamples, seed)
         return replicates(lambda weights: scores(clean, weights), n, resamples, seed + 1), shifted_scores
-    both = replicates(
-        lambda weights: np.stack([scores(clean, weights), scores(shifted, weights[:, weight_of])], axis=1),
-        n,
-        resamples,
-        seed,
-    )
+
+    def pair(weights: np.ndarray) -> np.ndarray:
+        own = weights[:, weight_of]
+        some = own.any(axis=1)
+        return np.stack([scores(clean, weights[some]), scores(shifted, own[some])], axis=1)
+
+    both = replicates(pair, n, resamples, seed)
     return both[:, 0], both[:, 1]
 
 

@@ -54,6 +54,17 @@ def test_sure_and_right_is_calibrated_and_sure_and_wrong_is_not():
         assert METRICS[name]({"confidence": sure, "correct": np.zeros(20, bool)}) == 1
 
 
+def test_the_order_of_equally_sure_images_does_not_matter():
+    correct = np.repeat([True, False], 150)  # all of the right ones first, as where a test set is sorted by class
+    said = {"confidence": np.full(300, 0.5), "correct": correct}
+    assert METRICS["ece_equal_mass"](said) == 0
+    rng = np.random.default_rng(4)
+    coarse = {"confidence": np.round(rng.random(300), 1), "correct": correct}
+    order = rng.permutation(300)
+    shuffled = {name: array[order] for name, array in coarse.items()}
+    assert METRICS["ece_equal_mass"](shuffled) == pytest.approx(METRICS["ece_equal_mass"](coarse), rel=1e-12)
+
+
 def test_conditions_are_averaged(outputs):
     both = {k: np.stack([v, v[::-1] if k == "correct" else v], 1) for k, v in outputs.items()}
     alone = [METRICS["ece"]({k: v[:, i] for k, v in both.items()}) for i in range(2)]

@@ -91,6 +91,16 @@ def test_what_only_some_images_have_is_paired_with_those():
     assert gap.high - gap.low < 0.7 * (apart["gap_accuracy"].high - apart["gap_accuracy"].low)
 
 
+def test_a_draw_without_any_shifted_image_is_left_out():
+    """Two of 200 images were shifted: one draw in seven holds neither."""
+    clean = outputs(np.random.default_rng(9), 0.8)
+    few = {name: array[:2] for name, array in clean.items()} | {"correct": np.array([True, False])}
+    gap = shift.compare({"accuracy": ACCURACY}, clean, few, paired=True)[0]["gap_accuracy"]
+    # Most draws hold one of the two or equally many of both: all right, all wrong, and what is between.
+    assert gap.low == pytest.approx(clean["correct"].mean() - 1, abs=0.08)
+    assert gap.high == pytest.approx(clean["correct"].mean(), abs=0.08)
+
+
 def test_independent_sets_have_the_width_of_normal_theory():
     rng = np.random.default_rng(6)
     clean, shifted = outputs(rng, 0.8, n=900), outputs(rng, 0.5, n=400, start=5000)
