@@ -25,10 +25,11 @@ def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
         name: what an error calls the image.
 
     Returns:
-        [H, W, 3] uint8. Grey images are repeated over the channels; 16-bit grey keeps its upper 8 bits.
+        [H, W, 3] uint8. Grey images are repeated over the channels; 16 bits keep the upper 8; black and white are 0 and
+        255; CMYK is converted; of an animation this is the first frame.
 
     Raises:
-        CorruptImage: the bytes are no whole image.
+        CorruptImage: the bytes are no whole image, or their pixels are floats, whose range no file states.
     """
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
@@ -41,6 +42,8 @@ def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":  # Pillow would clip them to [0, 255]: black, where they are in [0, 1]
+        raise ValueError("its pixels are floats, which have no stated range")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
