@@ -115,7 +115,7 @@ def _add_data(commands: Any) -> None:
     check.add_argument(
         "--backbone", help="also look for test images whose features nearly agree with a training image's"
     )
-    words = "smallest cosine of what counts as the same (0.95; SSCD's authors advise 0.75 for theirs, resnet50_sscd)"
+    words = "smallest cosine of what counts as the same (0.95; SSCD's authors advise 0.75 for resnet50_sscd_disc)"
     check.add_argument("--similarity", type=float, metavar="COSINE", help=words)
 
 
@@ -262,7 +262,7 @@ def _data_list(arguments: argparse.Namespace) -> int:
     columns = ("name", "task", "classes", "sizes", "metric", "licence", "access", "download", "ready", "place")
     lines = [
         vars(one.card)
-        | {"access": one.card.access, "sizes": _sizes(one.card.sizes), "download": _bytes(one.card.download_size)}
+        | {"access": one.card.access, "sizes": _sizes(one.card.sizes), "download": one.card.download}
         | {"ready": one.ready, "place": one.place}
         for one in found
     ]
@@ -273,13 +273,6 @@ def _data_list(arguments: argparse.Namespace) -> int:
 def _sizes(splits: Mapping[str, int]) -> Mapping[str, int] | str:
     """Images of each split; of conditions, which are many and of one size, only how many there are."""
     return splits if len(splits) < 5 else f"{len(splits)} conditions of {max(splits.values())}"
-
-
-def _bytes(size: int | None) -> str | None:
-    """In decimal units, as publishers give it: "94 MB", "8.0 GB"."""
-    if size is None:
-        return None
-    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.{1 if size < 1e10 else 0}f} GB"
 
 
 def _data_prepare(arguments: argparse.Namespace) -> int:

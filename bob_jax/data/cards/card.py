@@ -150,6 +150,14 @@ class DatasetCard:
                 return "automatic" if parts else "manual"
         return "manual"
 
+    @property
+    def download(self) -> str | None:
+        """How much is fetched, in decimal units: "94 MB", "8.0 GB"; None where nothing is."""
+        if self.download_size is None:
+            return None
+        billions = self.download_size / 1e9
+        return f"{1000 * billions:.0f} MB" if billions < 1 else f"{billions:.{1 if billions < 10 else 0}f} GB"
+
 
 FETCHED = "`bob data prepare {}` fetches it"
 BY_TFDS = "`pip install 'bob_jax[tfds]'`, then `bob data prepare {}` fetches it through TFDS"
