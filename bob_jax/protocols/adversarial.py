@@ -36,7 +36,6 @@ from bob_jax.protocols.square import square
 from bob_jax.protocols.victim import Attack, Victim
 from bob_jax.training.reporting import Progress
 
-NORMS: tuple[Norm, ...] = ("linf", "l2")
 ALONE = ("fgsm", "pgd")  # attacks that are also reported by themselves
 
 
@@ -158,17 +157,15 @@ class Adversarial(Protocol):
         survived = {name: np.zeros((len(correct), len(self.conditions)), bool) for name in (*ALONE, "all")}
         left: dict[str, dict[str, int]] = {}
         attackers = {
-            (norm, name): victim.attacker(attack, norm, number)
-            for norm in NORMS
-            for number, (name, attack) in enumerate(self.attacks.items())
+            name: victim.attacker(attack, number) for number, (name, attack) in enumerate(self.attacks.items())
         }
-        standing = {norm: correct.copy() for norm in NORMS}
+        standing = {norm: correct.copy() for norm in ("linf", "l2")}
         with Progress(f"{victim.name}: attacks", 0, len(self.conditions) * len(self.attacks)) as progress:
             for k, (condition, (norm, radius)) in enumerate(self.conditions.items()):
                 left[condition] = {}
-                for name in self.attacks:
+                for name, attacker in attackers.items():
                     rows = np.flatnonzero(correct if name in ALONE else standing[norm])
-                    fooled = rows[attackers[norm, name](rows, np.float32(radius))]
+                    fooled = rows[attacker(rows, norm, radius)]
                     if name in ALONE:
                         survived[name][:, k] = correct
                         survived[name][fooled, k] = False

@@ -13,7 +13,7 @@ quarters of the steps since the last checkpoint raised the loss.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,33 +34,46 @@ class Ball(NamedTuple):
 
     Attributes:
         pixels: [B, H, W, 3] float in [0, 1], the clean images.
-        norm: of the perturbation.
+        norm: of the perturbation: its name, or, so that one program serves both, a traced bool: whether it is L2.
         radius: largest norm, in units of pixels in [0, 1]; it may be traced.
     """
 
     pixels: jax.Array
-    norm: Norm
+    norm: Norm | jax.Array
     radius: float | jax.Array
+
+    def by_norm(self, linf: Callable[..., Any], l2: Callable[..., Any], *operands: Any) -> Any:
+        """One of two functions of the operands."""
+        if isinstance(self.norm, str):
+            return (l2 if self.norm == "l2" else linf)(*operands)
+        return jax.lax.cond(self.norm, l2, linf, *operands)
 
     def project(self, pixels: jax.Array) -> jax.Array:
         """Into the ball, then into [0, 1], which lies towards the centre and cannot lead out of the ball again."""
-        change = pixels - self.pixels
-        if self.norm == "linf":
-            change = jnp.clip(change, -self.radius, self.radius)
-        else:
-            change = change * jnp.minimum(1, self.radius / jnp.maximum(length(change), TINY))
+        change = self.by_norm(
+            lambda change: jnp.clip(change, -self.radius, self.radius),
+            lambda change: change * jnp.minimum(1, self.radius / jnp.maximum(length(change), TINY)),
+            pixels - self.pixels,
+        )
         return jnp.clip(self.pixels + change, 0, 1)
 
     def start(self, keys: jax.Array) -> jax.Array:
         """A random point on the surface of each image's ball, cut to [0, 1]; keys [B]."""
-        draw = jax.random.normal if self.norm == "l2" else _between_minus_one_and_one
-        noise = jax.vmap(lambda key: draw(key, self.pixels.shape[1:], self.pixels.dtype))(keys)
-        size = length(noise) if self.norm == "l2" else jnp.abs(noise).max(axis=(1, 2, 3), keepdims=True)
-        return jnp.clip(self.pixels + self.radius * noise / (size + TINY), 0, 1)
+        shape, dtype = self.pixels.shape[1:], self.pixels.dtype
+
+        def linf(keys: jax.Array) -> jax.Array:
+            noise = jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -1, 1))(keys)
+            return noise / (jnp.abs(noise).max(axis=(1, 2, 3), keepdims=True) + TINY)
+
+        def l2(keys: jax.Array) -> jax.Array:
+            noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+            return noise / (length(noise) + TINY)
+
+        return jnp.clip(self.pixels + self.radius * self.by_norm(linf, l2, keys), 0, 1)
 
     def steepest(self, gradient: jax.Array) -> jax.Array:
         """The direction of norm 1 that raises the loss most; zero where the gradient is."""
-        return jnp.sign(gradient) if self.norm == "linf" else gradient / jnp.maximum(length(gradient), TINY)
+        return self.by_norm(jnp.sign, lambda gradient: gradient / jnp.maximum(length(gradient), TINY), gradient)
 
 
 class Found(NamedTuple):
@@ -335,7 +348,3 @@ def _misses(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def _where(chosen: jax.Array, images: jax.Array, others: jax.Array) -> jax.Array:
     """Image by image."""
     return jnp.where(chosen[:, None, None, None], images, others)
-
-
-def _between_minus_one_and_one(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, -1, 1)

@@ -35,20 +35,23 @@ def square(logits: Logits, ball: Ball, labels: jax.Array, keys: jax.Array, *, qu
         queries: proposals, each of which the classifier sees; the start is one more.
     """
     _, height, width, _ = ball.pixels.shape
-    sides, radius = jnp.asarray(_sides(queries, height, width, ball.norm)), jnp.asarray(ball.radius)
-    start, propose = (_stripes, _replace) if ball.norm == "linf" else (_tiles, _shift)
+    sides = {norm: jnp.asarray(_sides(queries, height, width, norm)) for norm in ("linf", "l2")}
+    radius = jnp.asarray(ball.radius)
+    replace, shift = (jax.vmap(propose, (0, 0, 0, None, None)) for propose in (_replace, _shift))
 
     def body(i: jax.Array, now: tuple[Found, jax.Array]) -> tuple[Found, jax.Array]:
         found, margin = now
         fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-        each = jax.vmap(lambda key, best, clean: propose(key, best, clean, radius, sides[i]))
-        pixels = each(fresh, found.pixels, ball.pixels)
+        pixels = ball.by_norm(
+            lambda: replace(fresh, found.pixels, ball.pixels, radius, sides["linf"][i]),
+            lambda: shift(fresh, found.pixels, ball.pixels, radius, sides["l2"][i]),
+        )
         new_margin, fooled = _margin(logits(pixels), labels)
         better = ~found.fooled & (fooled | (new_margin < margin))
         kept = jnp.where(better[:, None, None, None], pixels, found.pixels)
         return Found(kept, found.fooled | fooled), jnp.where(better, new_margin, margin)
 
-    pixels = jax.vmap(lambda key, clean: start(key, clean, radius))(keys, ball.pixels)
+    pixels = ball.by_norm(*(jax.vmap(start, (0, 0, None)) for start in (_stripes, _tiles)), keys, ball.pixels, radius)
     margin, fooled = _margin(logits(pixels), labels)
     return jax.lax.fori_loop(1, queries + 1, body, (Found(pixels, fooled), margin))[0]
 

@@ -79,32 +79,37 @@ class Victim:
     def logits(self) -> np.ndarray:
         """Class scores [N, C] float32 of the images as they are."""
         everything = np.arange(len(self.labels))
-        return self._over_rows(lambda classify, pixels, *_: classify(pixels))(everything, np.float32(0))
+        return self._over_rows(lambda classify, pixels, *_: classify(pixels))(everything)
 
-    def attacker(self, attack: Attack, norm: Norm, number: int) -> Callable[[np.ndarray, np.float32], np.ndarray]:
-        """An attack as a function of images and budget; it is compiled once for all budgets.
+    def attacker(self, attack: Attack, number: int) -> Callable[[np.ndarray, Norm, float], np.ndarray]:
+        """An attack as a function of images, norm and budget; it is compiled once for all of them.
 
         Args:
             attack: what to run.
-            norm: of the perturbations.
             number: attacks of different numbers draw different random numbers. An image's follow from the seed, this
                 number and its position in the split.
 
         Returns:
-            (positions [n] of the images, radius) -> [n] bool, whether each is fooled.
+            (positions [n] of the images, norm, radius) -> [n] bool, whether each is fooled.
         """
 
         def run(
-            classify: Logits, pixels: jax.Array, labels: jax.Array, index: jax.Array, radius: jax.Array
+            classify: Logits,
+            pixels: jax.Array,
+            labels: jax.Array,
+            index: jax.Array,
+            is_l2: jax.Array,
+            radius: jax.Array,
         ) -> jax.Array:
             key = jax.random.fold_in(jax.random.key(self._context.seed), number)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-            return attack(classify, Ball(pixels, norm, radius), labels, keys).fooled
+            return attack(classify, Ball(pixels, is_l2, radius), labels, keys).fooled
 
-        return self._over_rows(run)
+        over = self._over_rows(run)
+        return lambda rows, norm, radius: over(rows, np.bool_(norm == "l2"), np.float32(radius))
 
-    def _over_rows(self, function: Callable[..., jax.Array]) -> Callable[[np.ndarray, np.float32], np.ndarray]:
-        """A function (classifier, pixels, labels, index, radius) -> [B, ...] of batches, over any number of images."""
+    def _over_rows(self, function: Callable[..., jax.Array]) -> Callable[..., np.ndarray]:
+        """A function (classifier, pixels, labels, index, *numbers) -> [B, ...] of a batch, over any images."""
         mean, std = (
             np.array(color, np.float32)[None, None, None]
             for color in (self._preprocessing.mean, self._preprocessing.std)
@@ -113,15 +118,15 @@ class Victim:
         program: Any = None
 
         def of_batch(
-            state: Any, images: jax.Array, labels: jax.Array, index: jax.Array, radius: jax.Array
+            state: Any, images: jax.Array, labels: jax.Array, index: jax.Array, *numbers: jax.Array
         ) -> jax.Array:
             def classify(pixels: jax.Array) -> jax.Array:
                 features = nnx.merge(self._graphdef, state[0])((pixels - mean) / std).pooled
                 return state[1].logits(features.astype(jnp.float32))
 
-            return function(classify, images.astype(jnp.float32) / 255, labels, index, radius)
+            return function(classify, images.astype(jnp.float32) / 255, labels, index, *numbers)
 
-        def over(rows: np.ndarray, radius: np.float32) -> np.ndarray:
+        def over(rows: np.ndarray, *numbers: np.generic) -> np.ndarray:
             nonlocal program
             found = []
             for start in range(0, len(rows), self._batch_size):
@@ -131,9 +136,9 @@ class Victim:
                 with jax.set_mesh(mesh), jax.default_matmul_precision("float32"):
                     if program is None:  # compilation is not part of the cost
                         jitted = jax.jit(of_batch, out_shardings=meshes.batch_sharding(mesh))
-                        program = jitted.lower(self._state, *batch, radius).compile()
+                        program = jitted.lower(self._state, *batch, *numbers).compile()
                     begun = time.perf_counter()
-                    found.append(meshes.to_host(program(self._state, *batch, radius))[: len(chosen)])
+                    found.append(meshes.to_host(program(self._state, *batch, *numbers))[: len(chosen)])
                     self.seconds += time.perf_counter() - begun
             return np.concatenate(found) if found else np.zeros(0, bool)
 

@@ -103,9 +103,9 @@ def found(given, images, batch_size, rows=slice(None)):
     """Whom APGD and the Square attack fool."""
     victim = Victim(given.trained, images, given, batch_size)
     chosen = np.arange(len(victim.labels))[rows]
-    apgd = victim.attacker(lambda *args: attacks.apgd(*args, steps=5), "linf", 0)
-    squares = victim.attacker(lambda *args: square(*args, queries=20), "l2", 1)
-    return apgd(chosen, np.float32(4 / 255)), squares(chosen, np.float32(1.5))
+    apgd = victim.attacker(lambda *args: attacks.apgd(*args, steps=5), 0)
+    squares = victim.attacker(lambda *args: square(*args, queries=20), 1)
+    return apgd(chosen, "linf", 4 / 255), squares(chosen, "l2", 1.5)
 
 
 def test_neither_devices_nor_batches_change_who_is_fooled(digits, probe, tmp_path):

@@ -274,6 +274,17 @@ def test_an_image_does_not_see_its_batch(norm, name, logits, pixels, labels):
     np.testing.assert_array_equal(whole.fooled[:5], part.fooled)
 
 
+def test_one_program_serves_both_norms(logits, pixels, labels):
+    traced = jax.jit(
+        lambda is_l2, radius: attacks.pgd(
+            logits, Ball(jnp.asarray(pixels), is_l2, radius), labels, keys(), steps=40, step_size=0.25, restarts=2
+        )
+    )
+    for norm, radius in RADII.items():
+        named = attack("pgd", logits, norm)(pixels, labels, radius)
+        np.testing.assert_allclose(traced(norm == "l2", radius).pixels, named.pixels, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_starts_are_on_the_surface_and_differ(norm):
     ball = Ball(jnp.full((B, SIDE, SIDE, 3), 0.5), norm, 0.1)
