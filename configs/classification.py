@@ -25,7 +25,7 @@ NATURAL = (
     *("caltech101", "dtd", "food101", "svhn", "sun397"),
 )
 SATELLITE = ("eurosat", "resisc45")
-MEDICAL = ("patch_camelyon", "diabetic_retinopathy")
+MEDICAL = ("patch_camelyon", "diabetic_retinopathy", "chexpert")
 STRUCTURED = (
     *("clevr_count", "clevr_distance", "dmlab", "kitti_distance", "dsprites_location", "dsprites_orientation"),
     *("smallnorb_azimuth", "smallnorb_elevation"),
