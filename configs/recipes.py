@@ -54,6 +54,21 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "ema": 0.0,
     },
     "ood": {"batch_size": 512},
+    # Undefended backbones have no accuracy left at RobustBench's 4/255: small budgets are what tells them apart.
+    "adversarial": {
+        "linf": (0.25 / 255, 0.5 / 255, 1 / 255, 4 / 255),
+        "l2": (0.1, 0.25, 0.5),
+        "main": "linf_0.5of255",
+        "images": 1000,
+        "batch_size": 100,
+        "pgd_steps": 20,
+        "pgd_step_size": 0.1,
+        "pgd_restarts": 1,
+        "apgd_steps": 50,
+        "apgd_restarts": 1,
+        "apgd_targets": 9,
+        "square_queries": 1000,
+    },
     # The descriptor that the checkpoint's authors define, at the checkpoint's own size, and nothing more.
     "retrieval": {
         "descriptor": "pooled",
