@@ -23,6 +23,8 @@ from bob_jax.errors import BobError
 MANY = 10_000  # images from which starting worker processes pays off
 MOST_WORKERS = 16
 
+ENDLESS = 1 << 62  # rows: Grain's own endless stream is too long for Python once batches hold one row
+
 
 class Batch(TypedDict):
     """A batch, or one process's part of it.
@@ -189,9 +191,9 @@ class Loader:
         if self.shuffle:
             # Grain shuffles epoch e with seed + e: spread the seeds, or seed 1 would be seed 0 an epoch later.
             seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
-            return grain.MapDataset.range(size).shuffle(seed=seed).repeat()
+            return grain.MapDataset.range(size).shuffle(seed=seed).repeat(ENDLESS // size)
         rows = len(self) * self.batch_size
-        return grain.MapDataset.range(rows).map(lambda row: row if row < size else -1).repeat()
+        return grain.MapDataset.range(rows).map(lambda row: row if row < size else -1).repeat(ENDLESS // rows)
 
     def _steps(self) -> int:
         assert self.epochs is not None

@@ -271,3 +271,10 @@ def test_data_room_imports_no_jax_of_its_own():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_single_image_and_batches_of_one(shuffle):
+    source = ArraySource(np.zeros((1, 8, 8, 3), np.uint8), np.array([3]))
+    loader = Loader(source, EVAL, batch_size=1, seed=0, shuffle=shuffle, epochs=1, num_workers=0)
+    assert [batch["label"].tolist() for batch in loader.batches()] == [[3]]
