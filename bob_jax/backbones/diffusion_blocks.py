@@ -8,10 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones.layers import Linear, drop_path, torch_default_init
-from bob_jax.errors import BobError
-
-GROUPS = 32  # of every group norm
+from bob_jax.backbones.layers import GroupNorm, Linear, drop_path, torch_default_init
 
 
 def linear(
@@ -62,35 +59,6 @@ class Convolution(nnx.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return y + self.bias[...].reshape(1, 1, 1, -1).astype(self.dtype)
-
-
-def normalise_groups(x: jax.Array, epsilon: float) -> jax.Array:
-    """Group norm (Wu & He 2018, arXiv 1803.08494) without scale and bias: [B, H, W, C] to the same in float32.
-
-    The variance is PyTorch's two-pass one, as in `layers.LayerNorm`.
-    """
-    batch, height, width, channels = x.shape
-    grouped = x.astype(jnp.float32).reshape(batch, height, width, GROUPS, channels // GROUPS)
-    centred = grouped - jnp.mean(grouped, axis=(1, 2, 4), keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=(1, 2, 4), keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + epsilon)).reshape(x.shape)
-
-
-class GroupNorm(nnx.Module):
-    """Group norm of [B, H, W, C] in 32 groups, with a scale and a bias per channel."""
-
-    def __init__(self, features: int, *, epsilon: float, dtype: DTypeLike):
-        if features % GROUPS:
-            raise BobError(f"Stable Diffusion: width {features} is not divisible by the {GROUPS} groups of its norms")
-        self.scale = nnx.Param(jnp.ones(features))
-        self.bias = nnx.Param(jnp.zeros(features))
-        self.epsilon = epsilon
-        self.dtype = dtype
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises in float32."""
-        scale, bias = (vector[...].reshape(1, 1, 1, -1) for vector in (self.scale, self.bias))
-        return (normalise_groups(x, self.epsilon) * scale + bias).astype(self.dtype)
 
 
 class ResBlock(nnx.Module):

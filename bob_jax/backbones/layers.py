@@ -22,6 +22,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 
+GROUPS = 32  # of every group norm
+
 # timm calls this truncated normal, but it cuts at an absolute ±2, a hundred standard deviations away: plain normal.
 linear_init = nnx.initializers.normal(0.02)
 # He et al. 2015 (arXiv 1502.01852) for ReLU, as torchvision and timm do it for residual networks.
@@ -171,6 +173,35 @@ class BatchNorm(nnx.Module):
         for running, new in ((self.mean, mean), (self.var, unbiased)):
             running[...] = (1 - self.momentum) * running[...] + self.momentum * jax.lax.stop_gradient(new)
         return mean, var
+
+
+def normalise_groups(x: jax.Array, epsilon: float) -> jax.Array:
+    """Group norm (Wu & He 2018, arXiv 1803.08494) without scale and bias: [B, H, W, C] to the same in float32.
+
+    The variance is PyTorch's two-pass one, as in `layers.LayerNorm`.
+    """
+    batch, height, width, channels = x.shape
+    grouped = x.astype(jnp.float32).reshape(batch, height, width, GROUPS, channels // GROUPS)
+    centred = grouped - jnp.mean(grouped, axis=(1, 2, 4), keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=(1, 2, 4), keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + epsilon)).reshape(x.shape)
+
+
+class GroupNorm(nnx.Module):
+    """Group norm of [B, H, W, C] in 32 groups, with a scale and a bias per channel."""
+
+    def __init__(self, features: int, *, epsilon: float, dtype: DTypeLike):
+        if features % GROUPS:
+            raise BobError(f"group norm: width {features} is not divisible by the {GROUPS} groups: choose a multiple")
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises in float32."""
+        scale, bias = (vector[...].reshape(1, 1, 1, -1) for vector in (self.scale, self.bias))
+        return (normalise_groups(x, self.epsilon) * scale + bias).astype(self.dtype)
 
 
 class LayerScale(nnx.Module):

@@ -13,8 +13,7 @@ from jax.typing import DTypeLike
 
 from bob_jax.backbones import parameters
 from bob_jax.backbones.base import Backbone, Features
-from bob_jax.backbones.diffusion_blocks import normalise_groups
-from bob_jax.backbones.layers import Fixed, compute_dtype, drop_path_ramp
+from bob_jax.backbones.layers import Fixed, compute_dtype, drop_path_ramp, normalise_groups
 from bob_jax.backbones.unet_encoder import UNetEncoder
 from bob_jax.backbones.vae_encoder import LEVELS, VAEEncoder
 from bob_jax.errors import BobError

@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones.diffusion_blocks import Convolution, GroupNorm, ResBlock, linear
-from bob_jax.backbones.layers import ACTIVATIONS, LayerNorm, attention, drop_path
+from bob_jax.backbones.diffusion_blocks import Convolution, ResBlock, linear
+from bob_jax.backbones.layers import ACTIVATIONS, GroupNorm, LayerNorm, attention, drop_path
 from bob_jax.backbones.vae_encoder import LATENT_CHANNELS
 from bob_jax.errors import BobError
 

@@ -9,8 +9,8 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bob_jax.backbones.diffusion_blocks import Convolution, GroupNorm, ResBlock, linear
-from bob_jax.backbones.layers import attention, drop_path
+from bob_jax.backbones.diffusion_blocks import Convolution, ResBlock, linear
+from bob_jax.backbones.layers import GroupNorm, attention, drop_path
 
 LATENT_CHANNELS = 4
 SCALING_FACTOR = 0.18215  # brings the latents to unit variance; the U-Net was trained on scaled ones
