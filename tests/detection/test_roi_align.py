@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from from_timm import FAST_COMPILE, relative_error
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from bob_jax.backbones.pytorch import import_library
 from bob_jax.detection.roi_align import assign_levels, interpolation_matrix, place, roi_align
@@ -205,6 +208,33 @@ def test_a_batch_is_its_images_one_by_one(backend):
         alone = ours(batch[image], boxes[image], valid[image], **arguments)
         np.testing.assert_allclose(together[0][image], alone[0], atol=1e-6)
         assert together[1][image] == alone[1]
+
+
+@BOTH
+def test_images_on_eight_devices_stay_there(backend):
+    """Forwards and backwards, no device needs another's features; and the features are those of one device."""
+    batch = [pyramid(seed) for seed in range(8)]
+    maps = [np.stack(level) for level in zip(*batch, strict=True)]
+    boxes = np.stack([boxes_of_every_kind(seed) for seed in range(8)])
+
+    def features(maps, boxes):
+        valid = jnp.ones(len(boxes), bool)
+        return roi_align(maps, STRIDES, boxes, valid, size=2, backend=backend)[0]
+
+    def step(maps, boxes):
+        found, pull = jax.vjp(lambda maps: jax.vmap(features)(maps, boxes), maps)
+        return found, pull(found)[0]
+
+    alone = jax.jit(step, compiler_options=FAST_COMPILE)(maps, boxes)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        spread = jax.device_put((maps, boxes), NamedSharding(mesh, P("data")))
+        program = jax.jit(step).lower(*spread).compile()
+        together = program(*spread)
+    assert not re.search(r"all-gather|all-reduce|all-to-all|collective-permute", program.as_text())
+    for one, eight in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+        assert len(eight.sharding.device_set) == 8
+        np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-5 * np.abs(one).max())
 
 
 @BOTH
