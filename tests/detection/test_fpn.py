@@ -13,7 +13,7 @@ from from_timm import FAST_COMPILE, images, initialised, randomise, relative_err
 from tiny_backbones import TINY
 from torch import nn
 
-from bob_jax.backbones import parameters
+from bob_jax.backbones import parameters, zoo
 from bob_jax.backbones.pytorch import import_library
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.detection.fpn import FPN, ROI_LEVELS, STRIDES, SimplePyramid, neck, resize_nearest
@@ -130,6 +130,21 @@ def test_every_architecture_is_read_by_one_of_the_necks(name):
     assert [x.shape for x in levels] == [(2, -(-64 // s), -(-128 // s), 32) for s in STRIDES]
     assert {x.dtype for x in levels} == {jnp.dtype(jnp.float32)}
     hash(nnx.graphdef(pyramid))  # a static argument of jit
+
+
+def test_every_card_of_the_zoo_has_a_neck():
+    """Each architecture with each set of arguments once; depth changes no map."""
+    cards = {}
+    for card in map(zoo.card, zoo.names()):
+        arguments = sorted((key, repr(value)) for key, value in card.arguments.items() if key != "depth")
+        cards.setdefault((card.architecture, str(arguments)), card.name)
+    assert len(cards) > 100
+    for name in cards.values():
+        backbone = zoo.skeleton(name)
+        pyramid = nnx.eval_shape(lambda backbone=backbone: neck(backbone, rngs=nnx.Rngs(0)))
+        assert len(pyramid.strides) == len(STRIDES), name
+        nearest = [2 ** round(np.log2(stride)) for stride in pyramid.strides]
+        assert tuple(nearest) == STRIDES, name
 
 
 def test_maps_finer_than_stride_4_are_not_read():
