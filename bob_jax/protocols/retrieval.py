@@ -76,6 +76,8 @@ class Retrieval(Protocol):
                 f"protocols.retrieval.whitening is {self.whitening}, but {dataset.name} has no images to learn it from "
                 "that are neither queries nor gallery: set it to 0"
             )
+        if self.whitening:
+            _check_disjoint(dataset)
         side = self.input_size or competitor.card.preprocessing.input_size
         rows: dict[str, Rows] = {}
         for split, source in dataset.splits.items():
@@ -99,6 +101,17 @@ class Retrieval(Protocol):
             return rows
         whitening = Whitening.learn(rows.pop("whitening").values, self.whitening)
         return {split: dataclasses.replace(part, values=whitening(part.values)) for split, part in rows.items()}
+
+
+def _check_disjoint(dataset: RetrievalDataset) -> None:
+    """Raises a BobError where an image that a whitening is learned from is to be found, or asked with."""
+    learned = set(dataset.splits["whitening"].ids)
+    for split in ("query", "gallery"):
+        if shared := sorted(learned.intersection(dataset.splits[split].ids)):
+            raise BobError(
+                f"image '{shared[0]}' of {dataset.name}/whitening is also in {dataset.name}/{split}, one of "
+                f"{len(shared)}: a whitening must be learned from other images"
+            )
 
 
 def _seen(lists: Sequence[np.ndarray], queries: np.ndarray, gallery: np.ndarray, whole: int) -> list[np.ndarray]:

@@ -3,7 +3,8 @@
 The gallery passes through in blocks, from the host (where it may be a memory map) to the devices, which split its rows.
 A first pass looks up how similar each query is to its positives; a second one counts what comes before them. Both see
 the same blocks of the same shape, so an image has the same similarity in both, to the bit, and ties are true ties.
-Of equal similarities the lower position in the gallery comes first.
+Of equal similarities the lower position in the gallery comes first. (Products of other shapes may round the last bit of
+a float32 otherwise: with other blocks or devices, images that are equal but for that bit may change places.)
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from bob_jax.training import mesh as meshes
 
 QUERY_BLOCK = 1024  # rows of the similarity matrix in memory at a time
 GALLERY_BLOCK = 16384  # and its columns
+POSITIVES_AT_ONCE = 4
 ABSENT = -1  # in a padded list of positions
 
 
@@ -199,9 +201,14 @@ def _advance(
     outside = (junk < 0) | (local < 0) | (local >= len(rows))
     # A position past the end is dropped: what is no junk of this block changes nothing.
     new = new.at[jnp.arange(len(new))[:, None], jnp.where(outside, len(rows), local)].set(-jnp.inf, mode="drop")
-    higher = new[:, None] > threshold[..., None]
-    equal = (new[:, None] == threshold[..., None]) & (columns[None, None] < positives[..., None])
-    before = before + jnp.sum(higher | equal, axis=-1, dtype=jnp.int32)
+
+    def ahead(one: tuple[jax.Array, jax.Array]) -> jax.Array:
+        least, position = one
+        first = (new > least[:, None]) | ((new == least[:, None]) & (columns[None] < position[:, None]))
+        return jnp.sum(first, axis=-1, dtype=jnp.int32)
+
+    # A few positives of every query at a time: compared all at once they would be [B, M, S].
+    before = before + jax.lax.map(ahead, (threshold.T, positives.T), batch_size=POSITIVES_AT_ONCE).T
     return before, *_merge(similarity, index, new, columns)
 
 

@@ -101,9 +101,8 @@ def test_gem_sizes_and_whitening_together(competitor, context):
     result = run(competitor, dataset, context, descriptor="gem", scales=(2.0, 1.0), whitening=7)
     side = competitor.card.preprocessing.input_size
     sides = sizes(competitor.module, side, (2.0, 1.0))
-    assert sides == (2 * side, side) and sizes(competitor.module, side, (0.3,)) == (
-        side,
-    )  # never below one cell and result.notes["dimensions"] == 7
+    assert sides == (2 * side, side) and result.notes["dimensions"] == 7
+    assert sizes(competitor.module, side, (0.3,)) == (side,)  # never below one cell of the map
     described = []
     for part in parts:
         each = [extract(competitor, part, "x", context, 64, descriptor=GeM(3.0), input_size=at).values for at in sides]
@@ -151,6 +150,9 @@ def test_no_positive_at_all_and_no_whitening_split_are_one_line(competitor, cont
         run(competitor, dataset_of(*noise, empty=range(9)), context)
     with pytest.raises(BobError, match="noise has no images to learn it from"):
         run(competitor, dataset_of(*noise), context, whitening=3)
+    query, gallery = noise
+    with pytest.raises(BobError, match="image 'q0' of noise/whitening is also in noise/query"):
+        run(competitor, dataset_of(query, gallery, whitening=query), context, whitening=3)
     with pytest.raises(BobError, match="unknown descriptor 'gemm': did you mean gem"):
         run(competitor, dataset_of(*noise), context, descriptor="gemm")
 

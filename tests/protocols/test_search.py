@@ -1,5 +1,6 @@
 """Exact search against a stable sort in NumPy, with ties, junk, and any size of block."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -86,3 +87,18 @@ def test_a_descriptor_that_diverged_is_one_line(problem):
     bad[7, 0] = np.nan
     with pytest.raises(BobError, match="gallery are NaN or infinite"):
         search(queries, bad, positives, junk, k=3, mesh=make_mesh())
+
+
+def test_memory_does_not_grow_with_the_number_of_positives():
+    def temporaries(count: int) -> int:
+        shapes = [((64, count), "int32"), ((64, 5), "float32"), ((64, 5), "int32"), ((64, D), "float32")]
+        shapes += [((64, count), "int32"), ((64, 1), "int32"), ((64, count), "float32"), ((1024, D), "float32")]
+        before, best, index, queries, positives, junk, threshold, rows = (
+            jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes
+        )
+        state = (before, best, index)
+        lowered = module._advance.lower(state, queries, positives, junk, threshold, rows, 0, 1024)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    matrix = 64 * 1024 * 4
+    assert temporaries(256) < temporaries(16) + matrix  # compared all at once it would be 240 bool matrices more
