@@ -86,7 +86,8 @@ def _rank(row: Row, board: Board) -> str:
 def score_format(board: Board) -> Callable[[float], str]:
     """How the board's scores are written: in percent where they are shares, with the digits their intervals allow."""
     scale = 100 if board.percent else 1
-    narrowest = min((row.high - row.low) * scale for row in board.rows)
+    widths = [(row.high - row.low) * scale for row in board.rows if row.high > row.low]
+    narrowest = min(widths, default=scale)
     digits = (1 if narrowest >= 1 else 2) if board.percent else 3
     return lambda value: f"{value * scale:.{digits}f}"
 
