@@ -1,7 +1,8 @@
 """The contract of data: a source gives examples by index; a dataset is named sources plus what is known of them.
 
-There are four kinds of question, and the data say which one they ask (`Dataset.task`): one class per image, several
-labels per image, one class per image under a shift from the source of a trained head, and retrieval.
+There are five kinds of question, and the data say which one they ask (`Dataset.task`): one class per image, several
+labels per image, one class per image under a shift from the source of a trained head, retrieval, and where the objects
+are.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from typing import ClassVar, Literal, Protocol, TypedDict
 
 import numpy as np
 
-Task = Literal["classification", "multilabel", "shift", "retrieval"]
+Task = Literal["classification", "multilabel", "shift", "retrieval", "detection"]
 
 
 class Example(TypedDict):
@@ -134,3 +135,10 @@ class RetrievalDataset(Dataset):
 
     task: ClassVar[Task] = "retrieval"
     relevance: Relevance
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionDataset(Dataset):
+    """Objects with boxes and perhaps masks: examples are `coco.Scene`s, labels the classes that are in the image."""
+
+    task: ClassVar[Task] = "detection"
