@@ -1,12 +1,36 @@
 """Strict mode for every test: 8 fake CPU devices, rank promotion raises, warnings are errors (setup.cfg)."""
 
+import gc
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 if jax.config.jax_platforms == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
+
+ROOM = 3 << 30  # bytes that a process may grow by before it forgets compiled programs
+_after_clearing = 0
+
+
+@pytest.fixture(autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Thousands of tests compile thousands of programs, and JAX keeps all of them: 10 GB a process in the end."""
+    global _after_clearing
+    yield
+    if _resident() > _after_clearing + ROOM:
+        jax.clear_caches()
+        gc.collect()
+        _after_clearing = _resident()
+
+
+def _resident() -> int:
+    """Bytes in memory; 0 where the system does not say."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0

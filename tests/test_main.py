@@ -72,7 +72,7 @@ def test_a_failing_cell_does_not_take_the_others_with_it(cache, tmp_path):
     ("arguments", "message"),
     [
         ((f"{DIGITS}:vit_nanno8_random",), "unknown backbone 'vit_nanno8_random': did you mean vit_nano8_random"),
-        ((f"{DIGITS}:dataset=digit",), "unknown dataset 'digit': did you mean digits?"),
+        ((f"{DIGITS}:dataset=digit",), "unknown dataset 'digit': did you mean digits"),
         ((f"{DIGITS}:protocl=knn",), "unknown key in the config's argument 'protocl': did you mean protocol?"),
         ((DIGITS, "--config.protocols.knn.temprature=1"), "temperature"),
         ((DIGITS, "--config.protocols.knn.temperature=hot"), "could not convert string to float: 'hot'"),

@@ -83,13 +83,16 @@ def test_two_hosts_write_the_records_of_one(cache, tmp_path, unused_tcp_port):
     ]
     printed = [host.communicate(timeout=400) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], printed
-    assert "4 of 4 cells have a record" in printed[0][0]
+    assert "9 of 9 cells have a record" in printed[0][0]
     assert "record" not in printed[1][0]  # only the first one speaks
     one, two = outputs(tmp_path / "one"), outputs(tmp_path / "two")
     assert one.keys() == two.keys()
     for name, arrays in one.items():
         np.testing.assert_array_equal(two[name]["id"], arrays["id"])
-        np.testing.assert_array_equal(two[name]["prediction"], arrays["prediction"])
+        for key in {"prediction", "clean_correct"} & arrays.keys():
+            np.testing.assert_array_equal(two[name][key], arrays[key])
+        if "ap" in arrays:  # retrieval
+            np.testing.assert_allclose(two[name]["ap"], arrays["ap"], rtol=1e-4)
 
 
 @pytest.fixture
