@@ -15,8 +15,10 @@ CELL = (
     "--config.protocols.finetune.evaluations=4",
     "--limit=200",
 )
+# Not the printed digits: of forty of them a random backbone tells so little apart that the last bit of a sum decides
+# which regularisation is best on validation.
 SHORT = (
-    "--config=configs/digits.py:vit_nano8_random",
+    "--config=configs/digits.py:vit_nano8_random,dataset=digits+digits_c+digits_retrieval",
     "--limit=40",
     "--config.protocols.finetune.epochs=2",
     "--config.protocols.augmented_probe.epochs=2",
@@ -83,7 +85,7 @@ def test_two_hosts_write_the_records_of_one(cache, tmp_path, unused_tcp_port):
     ]
     printed = [host.communicate(timeout=400) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], printed
-    assert "9 of 9 cells have a record" in printed[0][0]
+    assert "7 of 7 cells have a record" in printed[0][0]
     assert "record" not in printed[1][0]  # only the first one speaks
     one, two = outputs(tmp_path / "one"), outputs(tmp_path / "two")
     assert one.keys() == two.keys()
