@@ -42,9 +42,10 @@ def test_what_each_kind_does():
     picture[14:18, 4:28] = picture[4:28, 14:18] = 1
     rng = np.random.default_rng(0)
     noisy = shifted._noise(picture, 4, rng) - picture
+    # Of 1,024 draws the deviation is known to 2 percent, and the mean to a 32nd of it.
     assert noisy.std() == pytest.approx(shifted.NOISE[4], rel=0.05) and abs(noisy.mean()) < 0.05
     blurred = shifted._blur(picture, 0, rng)
-    assert blurred.sum() == pytest.approx(picture.sum(), rel=1e-3) and blurred.max() < 1
+    assert blurred.sum() == pytest.approx(picture.sum(), rel=1e-6) and blurred.max() < 1
     turned = shifted._rotation(picture, 4, np.random.default_rng(1))
     back = (
         ndimage.rotate(turned, -40, reshape=False, order=1),

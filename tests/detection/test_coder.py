@@ -41,7 +41,7 @@ def test_deltas_are_those_by_hand_and_lead_back(coder):
     wanted = np.array([encoded_by_hand(*pair, coder) for pair in zip(boxes, targets, strict=True)])
     np.testing.assert_allclose(deltas, wanted, rtol=2e-5, atol=2e-5 / min(coder.stds))
     assert np.abs(deltas[:, 2:] * np.array(coder.stds[2:])).max() < math.log(62.5)
-    np.testing.assert_allclose(coder.decode(boxes, deltas), targets, atol=2e-3)
+    np.testing.assert_allclose(coder.decode(boxes, deltas), targets, rtol=1e-5, atol=1e-4)  # pixels
 
 
 @pytest.mark.parametrize("coder", [RPN, *CASCADE])
@@ -55,7 +55,7 @@ def test_equals_torchvision(coder):
     deltas = np.maximum(deltas, -4)  # below, torchvision lets sides shrink further
     deltas[:5, 2:] = 1e3
     np.testing.assert_allclose(
-        coder.decode(boxes, deltas), reference.decode_single(torch.from_numpy(deltas), a), rtol=1e-5, atol=1e-3
+        coder.decode(boxes, deltas), reference.decode_single(torch.from_numpy(deltas), a), rtol=1e-5, atol=1e-4
     )
 
 

@@ -24,7 +24,7 @@ def test_imagenet_is_called_as_openai_calls_it():
         template("cat") for template in OPENAI_IMAGENET_TEMPLATES
     ]
     assert named("imagenet_10pct", *imagenet_names()) == found
-    assert named("folder:/tmp/imagenet", *imagenet_names()) == found
+    assert named("folder:photos/imagenet", *imagenet_names()) == found
     assert len(found.texts()) == 80000 and found.texts()[80] == "a bad photo of a goldfish."
 
 
@@ -64,7 +64,7 @@ def test_names_as_words(own, words):
         ("clevr_count", "3 objects", "a photo of 3 objects."),
         ("kitti_distance", "no vehicle", "a photo i took with no car."),
         ("digits", "7", 'a photo of the number: "7".'),
-        ("folder:/tmp/mine", "red_panda", "a photo of a red panda."),
+        ("folder:photos/mine", "red_panda", "a photo of a red panda."),
     ],
 )
 def test_first_sentence(dataset, own, text):
