@@ -19,11 +19,9 @@ from ml_collections import ConfigDict
 from bob_jax.backbones import own, zoo
 from bob_jax.data import catalog
 from bob_jax.errors import BobError, unknown_name
+from bob_jax.grid import PROTOCOLS
 
 KEYS = ("backbone", "dataset", "protocol", "head", "seed")
-
-# Protocols that ask of other data sets than those with one class or several labels per image.
-OTHER_TASKS = {"ood": "shift", "retrieval": "retrieval"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +73,7 @@ def config(benchmark: str, argument: str | None, offer: Offer, recipes: Mapping[
         BobError: as `parse`.
     """
     choice = parse(argument, offer)
-    judging = {"ood", "adversarial"} & set(choice.protocols)
+    judging = any(PROTOCOLS[name].needs_head for name in choice.protocols)
     return ConfigDict(
         {
             "benchmark": benchmark,
@@ -114,8 +112,8 @@ def parse(argument: str | None, offer: Offer) -> Choice:
     protocols = _names("protocol", given["protocol"], offer.protocols, offer.default_protocols or offer.protocols)
     datasets = _names("dataset", given["dataset"], offer.datasets, offer.default_datasets or offer.datasets)
     if not given["dataset"]:  # of the defaults those that the protocols ask for
-        asked = {OTHER_TASKS.get(name, "classification") for name in protocols}
-        datasets = tuple(name for name in datasets if _kind(name) in asked)
+        asked = {task for name in protocols for task in PROTOCOLS[name].tasks}
+        datasets = tuple(name for name in datasets if catalog.task(name) in asked)
     return Choice(
         backbones=_names("backbone", given["backbone"], offer.backbones, offer.default_backbones),
         datasets=datasets,
@@ -123,11 +121,6 @@ def parse(argument: str | None, offer: Offer) -> Choice:
         heads=_names("head", given["head"], offer.heads, offer.default_heads),
         seeds=tuple(_seed(text) for text in given["seed"]) or (0,),
     )
-
-
-def _kind(dataset: str) -> str:
-    task = catalog.task(dataset)
-    return "classification" if task == "multilabel" else task
 
 
 def _names(kind: str, given: list[str], known: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
