@@ -26,6 +26,7 @@ from bob_jax.data import catalog
 from bob_jax.data.base import Dataset
 from bob_jax.errors import BobError
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
+from bob_jax.protocols.descriptors import unit
 from bob_jax.protocols.head import Head
 from bob_jax.protocols.prompts import Prompts, prompts_of
 from bob_jax.protocols.published_head import judge_as_it_is
@@ -107,8 +108,8 @@ def class_embeddings(card: Card, loaded: LoadedText, prompts: Prompts, batch_siz
     if found is not None:
         return found
     embedded = _embed(loaded, tokenize(texts, known), batch_size, f"{card.name}: {len(texts)} texts")
-    unit = _unit(embedded).reshape(len(prompts.names), len(prompts.templates), -1)
-    classes = _unit(unit.mean(axis=1))
+    sentences = unit(embedded).reshape(len(prompts.names), len(prompts.templates), -1)
+    classes = unit(sentences.mean(axis=1))
     if jax.process_index() == 0:
         _write(path, classes)
     return classes
@@ -134,10 +135,6 @@ def _embed(loaded: LoadedText, tokens: np.ndarray, batch_size: int, title: str) 
             embedded[rows] = np.asarray(apply(state, batch))[: len(rows)]
             progress.advance(step)
     return embedded
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
 def _write(path: Path, classes: np.ndarray) -> None:
