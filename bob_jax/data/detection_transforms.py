@@ -6,6 +6,7 @@ and at the bottom. Masks are drawn last, each as a small grid over its own box, 
 they end up, and a hundred of them take 1.25 MB.
 """
 
+import abc
 import dataclasses
 from typing import TypedDict
 
@@ -108,8 +109,38 @@ class View:
         return canvas
 
 
+class SceneTransform(abc.ABC):
+    """What a loader does with each scene.
+
+    Attributes:
+        size: S, side of the square in pixels.
+        slots: of objects.
+    """
+
+    size: int
+    slots: Slots
+
+    @abc.abstractmethod
+    def __call__(self, scene: Scene, rng: np.random.Generator) -> Framed:
+        """All randomness comes from `rng`."""
+
+    def blank(self) -> Framed:
+        """What only fills a batch: no picture, no objects, scale 1."""
+        count, side = self.slots.count, self.slots.side
+        return {
+            "image": np.zeros((self.size, self.size, 3), np.uint8),
+            "extent": np.zeros(2, np.int32),
+            "scale": np.ones(2, np.float32),
+            "boxes": np.zeros((count, 4), np.float32),
+            "classes": np.zeros(count, np.int32),
+            "valid": np.zeros(count, bool),
+            "masks": np.zeros((count, side, side), np.uint8),
+            "overflow": np.zeros((), np.int32),
+        }
+
+
 @dataclasses.dataclass(frozen=True)
-class Jitter:
+class Jitter(SceneTransform):
     """Large-scale jitter, for training.
 
     Attributes:
@@ -135,7 +166,7 @@ class Jitter:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class Fit(SceneTransform):
     """The longer side fitted into the square, for evaluation. Nothing is random.
 
     Attributes:

@@ -6,8 +6,8 @@ the position of a loader is the number of the next step, and nothing else needs 
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from typing import Any, TypedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import grain
 import numpy as np
@@ -16,6 +16,7 @@ from absl import flags
 from bob_jax.data.arrays import ArraySource
 from bob_jax.data.base import Source
 from bob_jax.data.decode import CorruptImage
+from bob_jax.data.detection_transforms import SceneTransform
 from bob_jax.data.subset import Subset
 from bob_jax.data.transforms import Transform
 from bob_jax.errors import BobError
@@ -26,19 +27,12 @@ MOST_WORKERS = 16
 ENDLESS = 1 << 62  # rows: Grain's own endless stream is too long for Python once batches hold one row
 
 
-class Batch(TypedDict):
-    """A batch, or one process's part of it.
-
-    image: [B, H, W, 3] uint8.
-    label: [B] int32, or [B, C] float32.
-    mask: [B] bool; false where a row only fills the batch, or its image could not be decoded.
-    index: [B] int32, position in the source; -1 in a row that only fills the batch.
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    mask: np.ndarray
-    index: np.ndarray
+# A batch, or one process's part of it.
+#   image: [B, H, W, 3] uint8.
+#   label: [B] int32, or [B, C] float32; of scenes the other keys of `detection_transforms.Framed` instead, as [B, ...].
+#   mask: [B] bool; false where a row only fills the batch, or its image could not be decoded.
+#   index: [B] int32, position in the source; -1 in a row that only fills the batch.
+Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +40,7 @@ class _Read:
     """Example number `position` of the stream; what a worker process runs."""
 
     source: Source
-    transform: Transform
+    transform: Transform | SceneTransform
     label_shape: tuple[int, ...]
     label_dtype: np.dtype
     seed: int
@@ -62,21 +56,22 @@ class _Read:
                 return self._blank(index)
             raise
         rng = np.random.default_rng((self.seed, position // len(self.source), index))
-        return {
-            "image": self.transform(example["image"], rng),
-            "label": np.asarray(example["label"], self.label_dtype),
-            "mask": np.bool_(True),
-            "index": np.int32(index),
-        }
+        return {**self._view(example, rng), "mask": np.bool_(True), "index": np.int32(index)}
+
+    def _view(self, example: Any, rng: np.random.Generator) -> Mapping[str, Any]:
+        if isinstance(self.transform, SceneTransform):
+            return self.transform(example, rng)
+        image = self.transform(example["image"], rng)
+        return {"image": image, "label": np.asarray(example["label"], self.label_dtype)}
 
     def _blank(self, index: int) -> dict[str, Any]:
-        side = self.transform.size
-        return {
-            "image": np.zeros((side, side, 3), np.uint8),
-            "label": np.zeros(self.label_shape, self.label_dtype),
-            "mask": np.bool_(False),
-            "index": np.int32(index),
-        }
+        view: Mapping[str, Any]
+        if isinstance(self.transform, SceneTransform):
+            view = self.transform.blank()
+        else:
+            image = np.zeros((self.transform.size, self.transform.size, 3), np.uint8)
+            view = {"image": image, "label": np.zeros(self.label_shape, self.label_dtype)}
+        return {**view, "mask": np.bool_(False), "index": np.int32(index)}
 
 
 class Loader:
@@ -90,7 +85,7 @@ class Loader:
     def __init__(
         self,
         source: Source,
-        transform: Transform,
+        transform: Transform | SceneTransform,
         *,
         batch_size: int,
         seed: int = 0,
@@ -103,8 +98,9 @@ class Loader:
     ):
         """
         Args:
-            source: the examples.
-            transform: what is done to each image; its generator is seeded with (seed, epoch, position in the source).
+            source: the examples; scenes for a `SceneTransform`.
+            transform: what is done to each image, or to each scene with its objects; its generator is seeded with
+                (seed, epoch, position in the source).
             batch_size: of all processes together.
             seed: of order and transforms.
             shuffle: whether this is training.
