@@ -52,6 +52,7 @@ class CocoSource:
         ids: [N] ids of the images as text, in the order of the ids.
         labels: [N, C] float32, 1 for the classes that are in the image.
         left_out: how many objects or images are left out, by reason.
+        sizes: [N, 2] int32, height and width of each image by the file, pixels.
         has_masks: whether objects have segmentations. In a file where any has one, those without are left out.
         fingerprint: of the file's content, what was chosen of it, and names and sizes of the image files.
     """
@@ -94,6 +95,7 @@ class CocoSource:
         self._images = wanted
         self._objects = [found[row["id"]] for row in wanted]
         self.ids = [str(row["id"]) for row in wanted]
+        self.sizes = np.array([(row["height"], row["width"]) for row in wanted], np.int32)
         self.labels = np.zeros((len(wanted), len(self.classes)), np.float32)
         for row, ones in enumerate(self._objects):
             self.labels[row, [one["category_id"] for one in ones if not one["iscrowd"]]] = 1
@@ -269,12 +271,24 @@ def load(
 
 def truth(source: Source) -> dict[str, Any]:
     """The objects of a source in COCO's format: of a `CocoSource`, or of a part of one."""
-    indices: np.ndarray | None = None
+    whole, indices = _whole(source)
+    return whole.truth(indices.tolist())
+
+
+def sizes(source: Source) -> np.ndarray:
+    """[N, 2] int32, height and width of each image, without decoding: of a `CocoSource`, or of a part of one."""
+    whole, indices = _whole(source)
+    return whole.sizes[indices]
+
+
+def _whole(source: Source) -> tuple[CocoSource, np.ndarray]:
+    """What a source is a part of, and which: [N] positions."""
+    indices = np.arange(len(source))
     while isinstance(source, Subset):
-        indices = source.indices if indices is None else source.indices[indices]
+        indices = source.indices[indices]
         source = source.parent
     assert isinstance(source, CocoSource)
-    return source.truth(None if indices is None else indices.tolist())
+    return source, indices
 
 
 def _without(left_out: Counter[str]) -> str:

@@ -23,7 +23,7 @@ SMALLEST = 0.01  # pixels; boxes with a shorter side after the crop are gone
 class Framed(TypedDict):
     """A picture and its objects, padded. Crowds are not among them.
 
-    image: [S, S, 3] uint8.
+    image: [H, W, 3] uint8, a whole canvas.
     extent: [2] int32, height and width of the picture in it; the rest is padding.
     scale: [2] float32, pixels here per pixel of the file, along y and x; what is found at evaluation is divided by it.
     boxes: [G, 4] float32 left, top, right, bottom in pixels of `image`; 0 in empty slots.
@@ -97,38 +97,45 @@ class View:
         """Rows of the view in the file."""
         return (y + self.corner[0]) / self.scale[0]
 
-    def picture(self, image: np.ndarray, side: int) -> np.ndarray:
-        """[H, W, 3] uint8 -> [side, side, 3]: only what is seen is resized, bilinear and antialiased."""
+    def picture(self, image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+        """[H, W, 3] uint8 -> canvas [*, *, 3] uint8: only what is seen is resized, bilinear and antialiased."""
         height, width = self.extent
         left, right = np.clip(self.columns(np.array([0.0, width])), 0, self.source[1]).tolist()
         top, bottom = np.clip(self.rows(np.array([0.0, height])), 0, self.source[0]).tolist()
         part = (min(left, right), top, max(left, right), bottom)
         seen = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=part)
-        canvas = np.full((side, side, 3), PADDING, np.uint8)
-        canvas[:height, :width] = np.asarray(seen)[:, ::-1] if self.flip else np.asarray(seen)
-        return canvas
+        padded = np.full((*canvas, 3), PADDING, np.uint8)
+        padded[:height, :width] = np.asarray(seen)[:, ::-1] if self.flip else np.asarray(seen)
+        return padded
 
 
 class SceneTransform(abc.ABC):
     """What a loader does with each scene.
 
     Attributes:
-        size: S, side of the square in pixels.
         slots: of objects.
     """
 
-    size: int
     slots: Slots
+
+    @property
+    @abc.abstractmethod
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of every output there is; a batch has one of them."""
+
+    def canvas(self, height: int, width: int) -> int:
+        """Which of the canvases a file's picture comes out on."""
+        return 0
 
     @abc.abstractmethod
     def __call__(self, scene: Scene, rng: np.random.Generator) -> Framed:
         """All randomness comes from `rng`."""
 
-    def blank(self) -> Framed:
+    def blank(self, canvas: int = 0) -> Framed:
         """What only fills a batch: no picture, no objects, scale 1."""
         count, side = self.slots.count, self.slots.side
         return {
-            "image": np.zeros((self.size, self.size, 3), np.uint8),
+            "image": np.zeros((*self.canvases[canvas], 3), np.uint8),
             "extent": np.zeros(2, np.int32),
             "scale": np.ones(2, np.float32),
             "boxes": np.zeros((count, 4), np.float32),
@@ -155,6 +162,11 @@ class Jitter(SceneTransform):
     scale: tuple[float, float] = (0.1, 2.0)
     flip: float = 0.5
 
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """The square."""
+        return ((self.size, self.size),)
+
     def __call__(self, scene: Scene, rng: np.random.Generator) -> Framed:
         """All randomness comes from `rng`."""
         height, width = scene["image"].shape[:2]
@@ -162,7 +174,7 @@ class Jitter(SceneTransform):
         extent = min(resized[0], self.size), min(resized[1], self.size)
         top, left = (int(rng.integers(whole - seen + 1)) for whole, seen in zip(resized, extent, strict=True))
         view = View((height, width), resized, (top, left), extent, bool(rng.random() < self.flip))
-        return framed(scene, view, self.size, self.slots)
+        return framed(scene, view, self.canvases[0], self.slots)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,15 +189,20 @@ class Fit(SceneTransform):
     size: int = 1024
     slots: Slots = Slots()
 
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """The square."""
+        return ((self.size, self.size),)
+
     def __call__(self, scene: Scene, rng: np.random.Generator | None = None) -> Framed:
         """The whole picture."""
         height, width = scene["image"].shape[:2]
         resized = _fitted(height, width, self.size)
-        return framed(scene, View((height, width), resized, (0, 0), resized, False), self.size, self.slots)
+        return framed(scene, View((height, width), resized, (0, 0), resized, False), self.canvases[0], self.slots)
 
 
-def framed(scene: Scene, view: View, size: int, slots: Slots) -> Framed:
-    """What of a scene is seen in a view.
+def framed(scene: Scene, view: View, canvas: tuple[int, int], slots: Slots) -> Framed:
+    """What of a scene is seen in a view, on a canvas of this height and width.
 
     A box that the view cuts is fitted anew to what is seen of its mask, to 1 / M of its side; an object of which
     nothing is seen is gone.
@@ -209,7 +226,7 @@ def framed(scene: Scene, view: View, size: int, slots: Slots) -> Framed:
         rows.append(row)
     kept = rows[: slots.count]
     out: Framed = {
-        "image": view.picture(scene["image"], size),
+        "image": view.picture(scene["image"], canvas),
         "extent": np.array(view.extent, np.int32),
         "scale": view.scale.astype(np.float32),
         "boxes": np.zeros((slots.count, 4), np.float32),

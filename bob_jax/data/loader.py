@@ -13,8 +13,10 @@ import grain
 import numpy as np
 from absl import flags
 
+from bob_jax.data import coco
 from bob_jax.data.arrays import ArraySource
 from bob_jax.data.base import Source
+from bob_jax.data.buckets import Buckets, Row
 from bob_jax.data.decode import CorruptImage
 from bob_jax.data.detection_transforms import SceneTransform
 from bob_jax.data.subset import Subset
@@ -26,7 +28,6 @@ MOST_WORKERS = 16
 
 ENDLESS = 1 << 62  # rows: Grain's own endless stream is too long for Python once batches hold one row
 
-
 # A batch, or one process's part of it.
 #   image: [B, H, W, 3] uint8.
 #   label: [B] int32, or [B, C] float32; of scenes the other keys of `detection_transforms.Framed` instead, as [B, ...].
@@ -37,7 +38,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """Example number `position` of the stream; what a worker process runs."""
+    """The example of a row of the stream; what a worker process runs."""
 
     source: Source
     transform: Transform | SceneTransform
@@ -46,17 +47,17 @@ class _Read:
     seed: int
     skip_corrupt: bool
 
-    def __call__(self, position: int, index: int) -> dict[str, Any]:
-        if index < 0:
-            return self._blank(index)
+    def __call__(self, row: Row) -> dict[str, Any]:
+        if row.index < 0:
+            return self._blank(row)
         try:
-            example = self.source[index]
+            example = self.source[row.index]
         except CorruptImage:
             if self.skip_corrupt:
-                return self._blank(index)
+                return self._blank(row)
             raise
-        rng = np.random.default_rng((self.seed, position // len(self.source), index))
-        return {**self._view(example, rng), "mask": np.bool_(True), "index": np.int32(index)}
+        rng = np.random.default_rng((self.seed, *row.draw, row.index))
+        return {**self._view(example, rng), "mask": np.bool_(True), "index": np.int32(row.index)}
 
     def _view(self, example: Any, rng: np.random.Generator) -> Mapping[str, Any]:
         if isinstance(self.transform, SceneTransform):
@@ -64,14 +65,14 @@ class _Read:
         image = self.transform(example["image"], rng)
         return {"image": image, "label": np.asarray(example["label"], self.label_dtype)}
 
-    def _blank(self, index: int) -> dict[str, Any]:
+    def _blank(self, row: Row) -> dict[str, Any]:
         view: Mapping[str, Any]
         if isinstance(self.transform, SceneTransform):
-            view = self.transform.blank()
+            view = self.transform.blank(row.bucket)
         else:
             image = np.zeros((self.transform.size, self.transform.size, 3), np.uint8)
             view = {"image": image, "label": np.zeros(self.label_shape, self.label_dtype)}
-        return {**view, "mask": np.bool_(False), "index": np.int32(index)}
+        return {**view, "mask": np.bool_(False), "index": np.int32(row.index)}
 
 
 class Loader:
@@ -80,6 +81,8 @@ class Loader:
     Training (`shuffle=True`): every batch is full; an epoch's end and the next one's beginning share a batch, and each
     epoch has an order of its own. Evaluation (`shuffle=False`): the source's order; the last batch of an epoch is
     filled with blank rows, so that no example is dropped and every process makes the same number of steps.
+
+    Where scenes come out on several canvases, each batch has one of them: `buckets`.
     """
 
     def __init__(
@@ -128,10 +131,13 @@ class Loader:
         self.process_index = process_index
         self.process_count = process_count
         self.skip_corrupt = skip_corrupt
+        self._buckets = _buckets(source, transform, batch_size, seed, shuffle)
         self._skipped: dict[str, None] = {}  # in the order met
 
     def __len__(self) -> int:
         """Steps in which every example is seen once; in training the last of them may reach into the next epoch."""
+        if self._buckets is not None:
+            return len(self._buckets)
         return -(-len(self.source) // self.batch_size)
 
     @property
@@ -168,10 +174,10 @@ class Loader:
     def _dataset(self, start_step: int) -> grain.IterDataset:
         labels = self.source.labels
         read = _Read(self.source, self.transform, labels.shape[1:], labels.dtype, self.seed, self.skip_corrupt)
-        positions = self._positions().map_with_index(read).batch(self.batch_size // self.process_count)
-        stop = len(positions) if self.epochs is None else self._steps() * self.process_count
+        parts = self._rows().map(read).batch(self.batch_size // self.process_count)
+        stop = len(parts) if self.epochs is None else self._steps() * self.process_count
         start = start_step * self.process_count + self.process_index
-        mine = positions[start : max(start, stop) : self.process_count]
+        mine = parts[start : max(start, stop) : self.process_count]
         if self.num_workers == 0:
             threads = min(8, _cpus())
             return mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
@@ -181,19 +187,34 @@ class Loader:
         workers = grain.MultiprocessingOptions(num_workers=self.num_workers, per_worker_buffer_size=1)
         return mine.to_iter_dataset(one).mp_prefetch(workers)
 
-    def _positions(self) -> grain.MapDataset:
-        """The endless stream of positions in the source; -1 where a row only fills a batch."""
+    def _rows(self) -> grain.MapDataset:
+        """The endless stream of rows."""
+        if self._buckets is not None:
+            return grain.MapDataset.range(ENDLESS).map(self._buckets)
         size = len(self.source)
         if self.shuffle:
             # Grain shuffles epoch e with seed + e: spread the seeds, or seed 1 would be seed 0 an epoch later.
             seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
-            return grain.MapDataset.range(size).shuffle(seed=seed).repeat(ENDLESS // size)
+            shuffled = grain.MapDataset.range(size).shuffle(seed=seed).repeat(ENDLESS // size)
+            return shuffled.map_with_index(lambda place, index: Row(index, (place // size,)))
         rows = len(self) * self.batch_size
-        return grain.MapDataset.range(rows).map(lambda row: row if row < size else -1).repeat(ENDLESS // rows)
+        return grain.MapDataset.range(rows).map(lambda row: Row(row if row < size else -1)).repeat(ENDLESS // rows)
 
     def _steps(self) -> int:
         assert self.epochs is not None
-        return -(-self.epochs * len(self.source) // self.batch_size) if self.shuffle else self.epochs * len(self)
+        if self.shuffle and self._buckets is None:
+            return -(-self.epochs * len(self.source) // self.batch_size)
+        return self.epochs * len(self)
+
+
+def _buckets(
+    source: Source, transform: Transform | SceneTransform, batch_size: int, seed: int, shuffle: bool
+) -> Buckets | None:
+    """The order of batches where there are several canvases; None where one order serves all."""
+    if not isinstance(transform, SceneTransform) or len(transform.canvases) == 1:
+        return None
+    canvas = [transform.canvas(height, width) for height, width in coco.sizes(source).tolist()]
+    return Buckets(np.array(canvas), batch_size, seed, shuffle)
 
 
 def _default_workers(source: Source) -> int:

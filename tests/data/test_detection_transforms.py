@@ -91,7 +91,7 @@ def test_the_part_seen_is_that_of_the_whole_resized():
     image = np.kron(rng.integers(0, 256, (9, 14, 3)), np.ones((10, 10, 1))).astype(np.uint8)
     view = View((90, 140), (200, 311), (31, 57), (128, 128), True)
     whole = np.asarray(Image.fromarray(image).resize((311, 200), Image.Resampling.BILINEAR))[:, ::-1]
-    part = view.picture(image, 128)
+    part = view.picture(image, (128, 128))
     expected = whole[31 : 31 + 128, 57 : 57 + 128].astype(int)
     assert np.abs(part.astype(int) - expected)[2:-2, 2:-2].max() <= 1
 
@@ -141,9 +141,9 @@ def test_objects_out_of_view_are_gone():
     """An L whose box reaches into the view, while none of its pixels does."""
     corner = (np.array([[0.0, 0], [90, 0], [90, 10], [10, 10], [10, 90], [0, 90]]),)
     scene = {**_scene(0, 1, 100, 100), "boxes": np.array([[0, 0, 90, 90]], np.float32), "shapes": [corner]}
-    gone = framed(scene, View((100, 100), (100, 100), (50, 50), (50, 50), False), 50, Slots(3, 28))
+    gone = framed(scene, View((100, 100), (100, 100), (50, 50), (50, 50), False), (50, 50), Slots(3, 28))
     assert not gone["valid"].any()
-    arm = framed(scene, View((100, 100), (100, 100), (40, 0), (50, 100), False), 100, Slots(3, 90))
+    arm = framed(scene, View((100, 100), (100, 100), (40, 0), (50, 100), False), (50, 100), Slots(3, 90))
     np.testing.assert_allclose(arm["boxes"][0], [0, 0, 10, 50], atol=1.01)  # fitted to the arm that is seen
     assert arm["masks"][0].mean() > 0.98
 
