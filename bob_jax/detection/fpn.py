@@ -17,14 +17,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from bob_jax.backbones.base import Backbone
-from bob_jax.backbones.layers import GroupNorm, LayerNorm, compute_dtype, torch_default_init
+from bob_jax.backbones.layers import LayerNorm, compute_dtype
+from bob_jax.detection.convolutions import ConvNorm, Deconvolution, convolution
 from bob_jax.errors import BobError
 
 STRIDES = (4, 8, 16, 32, 64)
 ROI_LEVELS = 4  # levels of `STRIDES` that RoIAlign reads
 WIDTH = 256
-# He's uniform start with gain 1, as torchvision and detectron2 fill the convolutions of both necks.
-convolution_init = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 class FPN(nnx.Module):
@@ -37,8 +36,8 @@ class FPN(nnx.Module):
         strides: of the backbone's maps, finest first; within 4 to 64 each must be twice the one before.
         widths: channels of the backbone's maps.
         width: channels of every level.
-        group_norm: a group norm behind every convolution, in place of its bias. The published detectors of
-            mmdetection and torchvision have none.
+        norm: behind every convolution, see `convolutions.ConvNorm`. The published detectors of mmdetection and
+            torchvision have none.
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU.
         rngs: for the initial weights.
 
@@ -56,7 +55,7 @@ class FPN(nnx.Module):
         widths: Sequence[int],
         *,
         width: int = WIDTH,
-        group_norm: bool = True,
+        norm: str = "group",
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
@@ -71,8 +70,8 @@ class FPN(nnx.Module):
         self.strides = (*found, *(found[-1] * 2 ** (i + 1) for i in range(self.pools)))
         self.width = width
         dtype = compute_dtype(dtype)
-        self.inner_blocks = nnx.List(_ConvNorm(widths[i], width, 1, group_norm, dtype, rngs) for i in self.read)
-        self.layer_blocks = nnx.List(_ConvNorm(width, width, 3, group_norm, dtype, rngs) for _ in self.read)
+        self.inner_blocks = nnx.List(ConvNorm(widths[i], width, 1, norm, dtype=dtype, rngs=rngs) for i in self.read)
+        self.layer_blocks = nnx.List(ConvNorm(width, width, 3, norm, dtype=dtype, rngs=rngs) for _ in self.read)
 
     def __call__(self, maps: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         """The backbone's maps [B, H/s, W/s, C] to levels [B, H/s, W/s, width], finest first."""
@@ -142,9 +141,9 @@ class SimplePyramid(nnx.Module):
 
 
 def neck(
-    backbone: Backbone, *, width: int = WIDTH, dtype: DTypeLike | None = None, rngs: nnx.Rngs
+    backbone: Backbone, *, width: int = WIDTH, norm: str = "group", dtype: DTypeLike | None = None, rngs: nnx.Rngs
 ) -> FPN | SimplePyramid:
-    """The neck that reads this backbone: the simple pyramid where all maps have one stride, else an FPN.
+    """The neck that reads this backbone: the simple pyramid where all maps have one stride, else an FPN with this norm.
 
     Raises:
         BobError: the backbone has no maps, or of strides that no neck reads.
@@ -153,7 +152,7 @@ def neck(
         raise BobError(f"{type(backbone).__name__} gives no feature maps: it cannot be used for detection")
     if len(set(backbone.strides)) == 1:
         return SimplePyramid(backbone.strides[-1], backbone.widths[-1], width=width, dtype=dtype, rngs=rngs)
-    return FPN(backbone.strides, backbone.widths, width=width, dtype=dtype, rngs=rngs)
+    return FPN(backbone.strides, backbone.widths, width=width, norm=norm, dtype=dtype, rngs=rngs)
 
 
 def resize_nearest(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
@@ -166,31 +165,19 @@ def resize_nearest(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
     return x
 
 
-class _ConvNorm(nnx.Module):
-    """A convolution with a group norm, or with a bias. [B, H, W, in] to [B, H, W, features]."""
-
-    def __init__(
-        self, in_features: int, features: int, kernel: int, group_norm: bool, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
-        self.conv = _convolution(in_features, features, kernel, bias=not group_norm, dtype=dtype, rngs=rngs)
-        self.norm = GroupNorm(features, epsilon=1e-5, dtype=dtype) if group_norm else None
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv(x)
-        return x if self.norm is None else self.norm(x)
-
-
 class _SimpleLevel(nnx.Module):
     """One level of the simple pyramid: `doublings` times finer, then to `width` channels."""
 
     def __init__(self, features: int, width: int, doublings: int, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.ups = nnx.List(_Deconvolution(features >> i, features >> (i + 1), dtype, rngs) for i in range(doublings))
+        self.ups = nnx.List(
+            Deconvolution(features >> i, features >> (i + 1), dtype=dtype, rngs=rngs) for i in range(doublings)
+        )
         self.up_norms = nnx.List(
             LayerNorm(features >> (i + 1), epsilon=1e-6, dtype=dtype) for i in range(doublings - 1)
         )
-        self.conv1 = _convolution(features >> doublings, width, 1, bias=False, dtype=dtype, rngs=rngs)
+        self.conv1 = convolution(features >> doublings, width, 1, bias=False, dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(width, epsilon=1e-6, dtype=dtype)
-        self.conv2 = _convolution(width, width, 3, bias=False, dtype=dtype, rngs=rngs)
+        self.conv2 = convolution(width, width, 3, bias=False, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, epsilon=1e-6, dtype=dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -199,34 +186,3 @@ class _SimpleLevel(nnx.Module):
             if i < len(self.up_norms):
                 x = jax.nn.gelu(self.up_norms[i](x), approximate=False)
         return self.norm2(self.conv2(self.norm1(self.conv1(x))))
-
-
-class _Deconvolution(nnx.Module):
-    """Transposed 2x2 convolution of stride 2 with PyTorch's start: every cell becomes four, none of them overlap."""
-
-    def __init__(self, in_features: int, features: int, dtype: DTypeLike, rngs: nnx.Rngs):
-        init = torch_default_init(fan_in=4 * features)  # PyTorch counts the outputs of a transposed convolution
-        self.kernel = nnx.Param(init(rngs.params(), (2, 2, in_features, features), jnp.float32))
-        self.bias = nnx.Param(init(rngs.params(), (features,), jnp.float32))
-        self.dtype = dtype
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, _ = x.shape
-        y = jnp.einsum("bhwc,klcd->bhkwld", x.astype(self.dtype), self.kernel[...].astype(self.dtype))
-        y = y.reshape(batch, 2 * height, 2 * width, -1)
-        return y + self.bias[...].reshape(1, 1, 1, -1).astype(self.dtype)
-
-
-def _convolution(
-    in_features: int, features: int, kernel: int, *, bias: bool, dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.Conv:
-    return nnx.Conv(
-        in_features,
-        features,
-        (kernel, kernel),
-        padding=((kernel // 2, kernel // 2),) * 2,
-        use_bias=bias,
-        kernel_init=convolution_init,
-        dtype=dtype,
-        rngs=rngs,
-    )
