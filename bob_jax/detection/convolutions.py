@@ -106,7 +106,9 @@ class Deconvolution(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, in] to [B, 2H, 2W, features]."""
-        batch, height, width, _ = x.shape
-        y = jnp.einsum("bhwc,klcd->bhkwld", x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        batch, height, width, channels = x.shape
+        kernel = self.kernel[...].astype(self.dtype).transpose(2, 0, 1, 3)  # one product, [in, 2 * 2 * features]
+        y = x.astype(self.dtype).reshape(-1, channels) @ kernel.reshape(channels, -1)
+        y = y.reshape(batch, height, width, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
         y = y.reshape(batch, 2 * height, 2 * width, -1)
         return y + self.bias[...].reshape(1, 1, 1, -1).astype(self.dtype)
