@@ -22,6 +22,7 @@ from bob_jax.backbones.layers import (
     resample_positions,
 )
 from bob_jax.backbones.vit import PatchEmbed
+from bob_jax.backbones.windows import attend, of_blocks
 from bob_jax.errors import BobError
 
 
@@ -86,7 +87,7 @@ class SwiGLU(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block: attention and perceptron, each a residual branch. [B, N, C] to [B, N, C]."""
+    """Pre-norm transformer block: attention and perceptron, each a residual branch. [B, h, w, C] to the same."""
 
     def __init__(
         self,
@@ -105,9 +106,9 @@ class Block(nnx.Module):
         self.mlp = SwiGLU(width, hidden, dtype=dtype, rngs=rngs)
         self.drop_path = drop_path
 
-    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None) -> jax.Array:
-        """Runs both branches; drop path draws once for each."""
-        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path, rngs)
+    def __call__(self, x: jax.Array, *, window: int, rngs: nnx.Rngs | None) -> jax.Array:
+        """Runs both branches on a map [B, h, w, C]; drop path draws once for each."""
+        x = x + drop_path(attend(self.attn, self.norm1(x), window), self.drop_path, rngs)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, rngs)
 
 
@@ -129,6 +130,8 @@ class AIMv2(BlockedBackbone):
         mlp_ratio: hidden width of the perceptron, of gate and value each, over `width`; rounded down.
         input_size: side of the square input that the position table is for.
         epsilon: of every RMS norm.
+        window: side in tokens of the windows that all but four blocks attend in, for detection in large images (ViTDet,
+            see `windows.of_blocks`). 0: global attention, as published.
         drop_path: stochastic depth rate of the last block; a linear ramp from 0 over the blocks.
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU.
         rngs: for the initial weights.
@@ -147,12 +150,14 @@ class AIMv2(BlockedBackbone):
         mlp_ratio: float = 2.75,
         input_size: int = 224,
         epsilon: float = 1e-5,
+        window: int = 0,
         drop_path: float = 0.0,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         self.patch_size, self.width, self.input_size = patch_size, width, input_size
         self.feature_dim, self.strides, self.widths = width, (patch_size,), (width,)
+        self.side_multiple, self.window = patch_size, window
         self.num_layers = depth + 1
         self.dtype = compute_dtype(dtype)
         if input_size % patch_size:
@@ -172,11 +177,11 @@ class AIMv2(BlockedBackbone):
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> Features:
         """Features of [B, H, W, 3] images; `pooled` is [B, C] float32, the map [B, H/p, W/p, C] in `dtype`."""
-        batch = len(images)
         grid = patch_grid(images, self.patch_size, self)
-        x = self.patch_embed(images).reshape(batch, -1, self.width)
-        x = x + resample_positions(self.pos_embed[...], self.grid, grid, num_prefix_tokens=0).astype(x.dtype)
-        for block in self.blocks:
-            x = block(x, rngs=rngs)
+        positions = resample_positions(self.pos_embed[...], self.grid, grid, num_prefix_tokens=0)
+        x = self.patch_embed(images)
+        x = x + positions.reshape(1, *grid, self.width).astype(x.dtype)
+        for block, window in zip(self.blocks, of_blocks(len(self.blocks), self.window, grid), strict=True):
+            x = block(x, window=window, rngs=rngs)
         x = self.norm(x)
-        return Features(jnp.mean(x, axis=1, dtype=jnp.float32), (x.reshape(batch, *grid, self.width),))
+        return Features(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), (x,))

@@ -23,6 +23,7 @@ from bob_jax.backbones.layers import (
     drop_path_ramp,
 )
 from bob_jax.backbones.vit import PatchEmbed
+from bob_jax.backbones.windows import attend, of_blocks
 from bob_jax.errors import BobError
 
 Grid = tuple[int, int]
@@ -125,10 +126,11 @@ class Attention(nnx.Module):
         self.num_heads, self.grid = num_heads, grid
 
     def __call__(self, x: jax.Array, grid: Grid) -> jax.Array:
-        """Attends every token to every other; `grid` is that of the patches."""
+        """Attends every token to every other; `grid` is that of the patches, a class token may stand before them."""
+        tokens = x.shape[1]
         qkv = split_heads(self.qkv(x), self.q_bias, self.v_bias, self.num_heads)
         table = resample_relative(self.relative_position_bias_table[...], self.grid, grid)
-        bias = table[relative_index(grid)].transpose(2, 0, 1)[None]  # [1, heads, N, N]
+        bias = table[relative_index(grid)[-tokens:, -tokens:]].transpose(2, 0, 1)[None]  # [1, heads, N, N]
         out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], bias=bias)
         return self.proj(out.reshape(x.shape))
 
@@ -159,9 +161,11 @@ class Block(nnx.Module):
         self.ls1, self.ls2 = LayerScale(width, layer_scale), LayerScale(width, layer_scale)
         self.drop_path = drop_path
 
-    def __call__(self, x: jax.Array, grid: Grid, *, rngs: nnx.Rngs | None) -> jax.Array:
-        """Runs both branches; drop path draws once for each."""
-        x = x + drop_path(self.ls1(self.attn(self.norm1(x), grid)), self.drop_path, rngs)
+    def __call__(self, x: jax.Array, grid: Grid, *, window: int, rngs: nnx.Rngs | None) -> jax.Array:
+        """Runs both branches; drop path draws once for each. With `window` the tokens are a map [B, h, w, C]."""
+        attended = (window, window) if window else grid
+        branch = attend(lambda tokens: self.attn(tokens, attended), self.norm1(x), window)
+        x = x + drop_path(self.ls1(branch), self.drop_path, rngs)
         return x + drop_path(self.ls2(self.mlp(self.norm2(x))), self.drop_path, rngs)
 
 
@@ -183,6 +187,9 @@ class Beit(BlockedBackbone):
         input_size: side of the square input that the bias tables are for.
         layer_scale: initial value of the learned factor per channel on each branch; 0.1 for BEiT-B.
         epsilon: of every layer norm.
+        window: side in tokens of the windows that all but four blocks attend in, for detection in large images (ViTDet,
+            see `windows.of_blocks`); the class token is left out then. A window's biases are those of an image of its
+            size: a distance in tokens means what it meant in pretraining. 0: global attention, as published.
         drop_path: stochastic depth rate of the last block; a linear ramp from 0 over the blocks.
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU.
         rngs: for the initial weights.
@@ -201,12 +208,14 @@ class Beit(BlockedBackbone):
         input_size: int = 224,
         layer_scale: float = 1e-5,
         epsilon: float = 1e-6,
+        window: int = 0,
         drop_path: float = 0.0,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         self.patch_size, self.width, self.input_size = patch_size, width, input_size
         self.feature_dim, self.strides, self.widths = width, (patch_size,), (width,)
+        self.side_multiple, self.window = patch_size, window
         self.num_layers = depth + 1
         self.dtype = compute_dtype(dtype)
         if input_size % patch_size:
@@ -236,11 +245,12 @@ class Beit(BlockedBackbone):
         """Features of [B, H, W, 3] images; `pooled` is [B, C] float32, the map [B, H/p, W/p, C] in `dtype`."""
         batch = len(images)
         grid = patch_grid(images, self.patch_size, self)
-        patches = self.patch_embed(images).reshape(batch, -1, self.width)
-        class_token = jnp.broadcast_to(self.cls_token[...].astype(patches.dtype), (batch, 1, self.width))
-        x = jnp.concatenate([class_token, patches], axis=1)
-        for block in self.blocks:
-            x = block(x, grid, rngs=rngs)
-        patches = x[:, 1:]
+        x = self.patch_embed(images)
+        if not self.window:
+            class_token = jnp.broadcast_to(self.cls_token[...].astype(x.dtype), (batch, 1, self.width))
+            x = jnp.concatenate([class_token, x.reshape(batch, -1, self.width)], axis=1)
+        for block, window in zip(self.blocks, of_blocks(len(self.blocks), self.window, grid), strict=True):
+            x = block(x, grid, window=window, rngs=rngs)
+        patches = x.reshape(batch, -1, self.width) if self.window else x[:, 1:]
         pooled = self.fc_norm(jnp.mean(patches, axis=1, dtype=jnp.float32))
         return Features(pooled.astype(jnp.float32), (patches.reshape(batch, *grid, self.width),))

@@ -29,6 +29,7 @@ from bob_jax.backbones.layers import (
 )
 from bob_jax.backbones.rope import ROTARY, Rotary
 from bob_jax.backbones.vit import AttentionPoolLatent, PatchEmbed
+from bob_jax.backbones.windows import attend, of_blocks
 from bob_jax.errors import BobError, unknown_name
 
 POOLINGS = ("cls", "mean", "map")
@@ -144,9 +145,11 @@ class Block(nnx.Module):
         self.ls2 = None if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = drop_path
 
-    def __call__(self, x: jax.Array, tables: tuple[np.ndarray, np.ndarray], *, rngs: nnx.Rngs | None) -> jax.Array:
-        """Runs both branches; drop path draws once for each."""
-        branch = self.attn(self.norm1(x), tables)
+    def __call__(
+        self, x: jax.Array, tables: tuple[np.ndarray, np.ndarray], *, window: int, rngs: nnx.Rngs | None
+    ) -> jax.Array:
+        """Runs both branches; drop path draws once for each. With `window` the tokens are a map [B, h, w, C]."""
+        branch = attend(lambda tokens: self.attn(tokens, tables), self.norm1(x), window)
         x = x + drop_path(branch if self.ls1 is None else self.ls1(branch), self.drop_path, rngs)
         branch = self.mlp(self.norm2(x))
         return x + drop_path(branch if self.ls2 is None else self.ls2(branch), self.drop_path, rngs)
@@ -184,6 +187,11 @@ class Eva(BlockedBackbone):
         position_table: a learned absolute position for each token, besides the rotary ones.
         qkv_bias: biases on query and value ("qv"), on the key too ("qkv"), or "none".
         epsilon: of every layer norm.
+        window: side in tokens of the windows that all but four blocks attend in, for detection in large images (ViTDet,
+            see `windows.of_blocks`). Class token and registers are left out then, and the mean of the patch tokens
+            takes the place of the class token as descriptor. A window's rotary positions are those of an image of its
+            size, as in EVA-02's own detector: tokens stand as far apart as in pretraining. 0: global attention, as
+            published.
         drop_path: stochastic depth rate of the last block; a linear ramp from 0 over the blocks.
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU.
         rngs: for the initial weights.
@@ -214,6 +222,7 @@ class Eva(BlockedBackbone):
         position_table: bool = True,
         qkv_bias: Literal["none", "qv", "qkv"] = "qv",
         epsilon: float = 1e-6,
+        window: int = 0,
         drop_path: float = 0.0,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
@@ -223,6 +232,7 @@ class Eva(BlockedBackbone):
         self.patch_size, self.width, self.input_size, self.pooling = patch_size, width, input_size, pooling
         self.feature_dim, self.strides, self.widths = width, (patch_size,), (width,)
         self.num_layers = depth + 1
+        self.side_multiple, self.window = patch_size, window
         self.num_prefix_tokens = 1 + registers
         self.head_dim, self.rotary = width // num_heads, ROTARY[rotary]
         self.dtype = compute_dtype(dtype)
@@ -276,33 +286,45 @@ class Eva(BlockedBackbone):
         """Features of [B, H, W, 3] images; `pooled` is [B, C] float32, the map [B, H/p, W/p, C] in `dtype`."""
         batch = len(images)
         grid = patch_grid(images, self.patch_size, self)
-        tables = self.rotary.tables(grid, self.grid, self.head_dim, self.num_prefix_tokens)
+        prefix = 0 if self.window else self.num_prefix_tokens
+        windows = of_blocks(len(self.blocks), self.window, grid)
+        tables = {
+            window: self.rotary.tables((window, window) if window else grid, self.grid, self.head_dim, prefix)
+            for window in set(windows)
+        }
         x = self._embed(self.patch_embed(images))
         if self.norm_pre is not None:
             x = self.norm_pre(x)
-        for block in self.blocks:
-            x = block(x, tables, rngs=rngs)
+        for block, window in zip(self.blocks, windows, strict=True):
+            x = block(x, tables[window], window=window, rngs=rngs)
         if self.norm is not None:
             x = self.norm(x)
-        pooled = self._pool(x)
-        patches = x[:, self.num_prefix_tokens :].reshape(batch, *grid, self.width)
-        return Features(pooled.astype(jnp.float32), (patches,))
+        x = x.reshape(batch, -1, self.width)
+        patches = x[:, prefix:]
+        pooled = self._pool(x, patches)
+        return Features(pooled.astype(jnp.float32), (patches.reshape(batch, *grid, self.width),))
 
     def _embed(self, patches: jax.Array) -> jax.Array:
-        """[B, h, w, C] patch embeddings to [B, N, C] tokens: class token, registers, patches."""
-        batch, grid = patches.shape[0], (patches.shape[1], patches.shape[2])
-        tokens = [self.cls_token] if self.reg_token is None else [self.cls_token, self.reg_token]
-        prefix = [jnp.broadcast_to(one[...].astype(patches.dtype), (batch, *one.shape[1:])) for one in tokens]
-        x = jnp.concatenate([*prefix, patches.reshape(batch, -1, self.width)], axis=1)
-        if self.pos_embed is None:
-            return x
-        return x + resample_positions(self.pos_embed[...], self.grid, grid, self.num_prefix_tokens).astype(x.dtype)
+        """[B, h, w, C] patch embeddings to [B, N, C] class token, registers and patches, or in windows to a map."""
+        batch, height, width, channels = patches.shape
+        positions = None
+        if self.pos_embed is not None:
+            table = resample_positions(self.pos_embed[...], self.grid, (height, width), self.num_prefix_tokens)
+            positions = table.astype(patches.dtype)
+        if self.window:
+            x = patches
+            positions = None if positions is None else positions[:, self.num_prefix_tokens :].reshape(1, *x.shape[1:])
+        else:
+            tokens = [self.cls_token] if self.reg_token is None else [self.cls_token, self.reg_token]
+            prefix = [jnp.broadcast_to(one[...].astype(patches.dtype), (batch, *one.shape[1:])) for one in tokens]
+            x = jnp.concatenate([*prefix, patches.reshape(batch, -1, channels)], axis=1)
+        return x if positions is None else x + positions
 
-    def _pool(self, x: jax.Array) -> jax.Array:
+    def _pool(self, x: jax.Array, patches: jax.Array) -> jax.Array:
         if self.attn_pool is not None:
             pooled = self.attn_pool(x)
-        elif self.pooling == "mean":
-            pooled = jnp.mean(x[:, self.num_prefix_tokens :], axis=1, dtype=jnp.float32)
+        elif self.pooling == "mean" or self.window:
+            pooled = jnp.mean(patches, axis=1, dtype=jnp.float32)
         else:
             pooled = x[:, 0]
         return pooled if self.fc_norm is None else self.fc_norm(pooled)

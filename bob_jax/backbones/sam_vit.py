@@ -24,7 +24,7 @@ from bob_jax.backbones.layers import (
     torch_default_init,
 )
 from bob_jax.backbones.vit import PatchEmbed
-from bob_jax.backbones.windows import to_map, to_windows
+from bob_jax.backbones.windows import in_windows
 from bob_jax.errors import BobError
 
 PATCH_SIZE = 16
@@ -113,17 +113,9 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None) -> jax.Array:
         """Runs both branches; drop path draws once for each."""
         branch = self.norm1(x)
-        branch = self._attend_in_windows(branch) if self.window else self.attn(branch)
+        branch = in_windows(self.attn, branch, self.window) if self.window else self.attn(branch)
         x = x + drop_path(branch, self.drop_path, rngs)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, rngs)
-
-    def _attend_in_windows(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
-        x = jnp.pad(x, ((0, 0), (0, -height % self.window), (0, -width % self.window), (0, 0)))
-        _, rows, columns, _ = x.shape
-        windows = to_windows(x, self.window).reshape(-1, self.window, self.window, channels)
-        windows = self.attn(windows).reshape(batch, -1, self.window**2, channels)
-        return to_map(windows, rows, columns)[:, :height, :width]
 
 
 class SamViT(BlockedBackbone):
@@ -152,6 +144,7 @@ class SamViT(BlockedBackbone):
 
     strides = (PATCH_SIZE,)
     widths = (NECK_WIDTH,)
+    side_multiple = PATCH_SIZE
     feature_dim = NECK_WIDTH
 
     def __init__(

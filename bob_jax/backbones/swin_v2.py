@@ -186,11 +186,10 @@ class Block(nnx.Module):
         """Attention of the whole map, padded with zeros to whole windows: padding is attended to, as in timm."""
         _, height, width, _ = x.shape
         x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
-        x = jnp.pad(x, ((0, 0), (0, -height % self.window), (0, -width % self.window), (0, 0)))
-        _, rows, columns, _ = x.shape
+        rows, columns = (side + -side % self.window for side in (height, width))
         regions = shifted_regions(rows, columns, self.window, self.shift) if self.shift else None
-        x = to_map(self.attn(to_windows(x, self.window), regions), rows, columns)
-        return jnp.roll(x[:, :height, :width], (self.shift, self.shift), axis=(1, 2))
+        x = to_map(self.attn(to_windows(x, self.window), regions), height, width)
+        return jnp.roll(x, (self.shift, self.shift), axis=(1, 2))
 
 
 def shifted_regions(height: int, width: int, window: int, shift: int) -> jax.Array:
@@ -277,6 +276,7 @@ class SwinV2(Backbone):
     """
 
     strides = (4, 8, 16, 32)
+    side_multiple = PATCH_SIZE
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ from bob_jax.backbones.layers import (
     resample_positions,
     torch_default_init,
 )
+from bob_jax.backbones.windows import attend, of_blocks
 from bob_jax.errors import BobError, unknown_name
 
 POOLINGS = ("cls", "mean", "map")
@@ -129,9 +130,9 @@ class Block(nnx.Module):
         self.ls2 = None if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = drop_path
 
-    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None) -> jax.Array:
-        """Runs both branches; drop path draws once for each."""
-        branch = self.attn(self.norm1(x))
+    def __call__(self, x: jax.Array, *, window: int = 0, rngs: nnx.Rngs | None) -> jax.Array:
+        """Runs both branches; drop path draws once for each. With `window` the tokens are a map [B, h, w, C]."""
+        branch = attend(self.attn, self.norm1(x), window)
         x = x + drop_path(branch if self.ls1 is None else self.ls1(branch), self.drop_path, rngs)
         branch = self.mlp(self.norm2(x))
         return x + drop_path(branch if self.ls2 is None else self.ls2(branch), self.drop_path, rngs)
@@ -170,6 +171,9 @@ class ViT(BlockedBackbone):
         resample: how the table becomes one for another grid, see `layers.resample_positions`.
         qkv_bias: biases on query, key and value.
         epsilon: of every layer norm.
+        window: side in tokens of the windows that all but four blocks attend in, for detection in large images (ViTDet,
+            see `windows.of_blocks`). Class token and registers are left out then, and the mean of the patch tokens
+            takes the place of the class token as descriptor. 0: global attention, as published.
         drop_path: stochastic depth rate of the last block; a linear ramp from 0 over the blocks.
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU.
         rngs: for the initial weights.
@@ -199,6 +203,7 @@ class ViT(BlockedBackbone):
         resample: Literal["antialiased", "dinov2"] = "antialiased",
         qkv_bias: bool = True,
         epsilon: float = 1e-6,
+        window: int = 0,
         drop_path: float = 0.0,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
@@ -207,6 +212,7 @@ class ViT(BlockedBackbone):
         self.pooling, self.position, self.resample = pooling, position, resample
         self.feature_dim, self.strides, self.widths = width, (patch_size,), (width,)
         self.num_layers = depth + 1
+        self.side_multiple, self.window = patch_size, window
         self.num_prefix_tokens = class_token + registers
         self.dtype = compute_dtype(dtype)
         table_size = table_size or input_size
@@ -252,16 +258,16 @@ class ViT(BlockedBackbone):
         x = self._embed(self.patch_embed(images))
         if self.norm_pre is not None:
             x = self.norm_pre(x)
-        for block in self.blocks:
-            x = block(x, rngs=rngs)
+        for block, window in zip(self.blocks, of_blocks(len(self.blocks), self.window, grid), strict=True):
+            x = block(x, window=window, rngs=rngs)
         if self.norm is not None:
             x = self.norm(x)
-        patches = x[:, self.num_prefix_tokens :]
+        patches = x.reshape(-1, grid[0] * grid[1], self.width) if self.window else x[:, self.num_prefix_tokens :]
         pooled = self._pool(x, patches)
         return Features(pooled.astype(jnp.float32), (patches.reshape(-1, *grid, self.width),))
 
     def _embed(self, patches: jax.Array) -> jax.Array:
-        """[B, h, w, C] patch embeddings to [B, N, C] tokens with positions: class token, registers, patches."""
+        """[B, h, w, C] patch embeddings with positions: [B, N, C] class token, registers, patches; in windows a map."""
         batch, grid = patches.shape[0], (patches.shape[1], patches.shape[2])
         x = patches.reshape(batch, -1, self.width)
         prefix = [
@@ -272,6 +278,8 @@ class ViT(BlockedBackbone):
         in_table = 0 if self.position == "learned_patches" else self.num_prefix_tokens
         positions = resample_positions(self.pos_embed[...], self.grid, grid, in_table, self.resample)
         positions = positions.astype(x.dtype)
+        if self.window:
+            return patches + positions[:, in_table:].reshape(1, *grid, self.width)
         if self.position == "learned_patches":
             return jnp.concatenate([*prefix, x + positions], axis=1)
         return jnp.concatenate([*prefix, x], axis=1) + positions
@@ -279,7 +287,7 @@ class ViT(BlockedBackbone):
     def _pool(self, x: jax.Array, patches: jax.Array) -> jax.Array:
         if self.attn_pool is not None:
             pooled = self.attn_pool(patches)
-        elif self.pooling == "mean":
+        elif self.pooling == "mean" or self.window:
             pooled = jnp.mean(patches, axis=1, dtype=jnp.float32)
         else:
             pooled = x[:, 0]

@@ -83,6 +83,7 @@ CARDS: dict[str, Card] = {
         *RANDOM_CARDS,
     )
 }
+PLAIN = ("vit", "eva", "beit", "aimv2")  # architectures of one stride that attend over the whole map unless told
 OWN = ("torch", "nnx")  # architectures whose fresh weights are whatever the user's function gives
 INITIALISATION_VERSION = 1  # raise it when the same seed gives other random weights
 
@@ -128,28 +129,32 @@ def names(*, architecture: str | None = None, method: str | None = None) -> list
     ]
 
 
-def build(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, seed: int = 0) -> Backbone:
+def build(
+    name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, window: int = 0, seed: int = 0
+) -> Backbone:
     """A backbone with fresh weights, whatever its card says of pretraining.
 
     Args:
         name: key in `CARDS`.
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU. Parameters are float32.
         drop_path: stochastic depth rate, used in training only.
+        window: side in tokens of the windows that most blocks of a plain ViT attend in; 0: global attention. Other
+            architectures have no use for it.
         seed: of the initialisation.
 
     Raises:
         BobError: unknown name.
     """
-    make = functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path)
+    make = functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path, window=window)
     # Initialised as one program: layer by layer every shape would be a compilation of its own, and none worth caching.
     weights = jax.jit(lambda: nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(seed)))))()
-    return nnx.merge(nnx.graphdef(skeleton(name, dtype=dtype, drop_path=drop_path)), weights)
+    return nnx.merge(nnx.graphdef(skeleton(name, dtype=dtype, drop_path=drop_path, window=window)), weights)
 
 
-def skeleton(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0) -> Backbone:
+def skeleton(name: str, *, dtype: DTypeLike | None = None, drop_path: float = 0.0, window: int = 0) -> Backbone:
     """`build` without memory or computation: the parameters are `jax.ShapeDtypeStruct`."""
-    known = card(name)
-    return nnx.eval_shape(lambda: _make(known, dtype=dtype, drop_path=drop_path, rngs=OneKey(jax.random.key(0))))
+    make = functools.partial(_make, card(name), dtype=dtype, drop_path=drop_path, window=window)
+    return nnx.eval_shape(lambda: make(rngs=OneKey(jax.random.key(0))))
 
 
 def text_skeleton(known: TextCard, *, dtype: DTypeLike | None = None) -> TextTower:
@@ -171,8 +176,10 @@ class OneKey(NamedTuple):
         return lambda: self.key
 
 
-def _make(known: Card, *, dtype: DTypeLike | None, drop_path: float, rngs: nnx.Rngs | OneKey) -> Backbone:
-    return ARCHITECTURES[known.architecture](**known.arguments, dtype=dtype, drop_path=drop_path, rngs=rngs)
+def _make(known: Card, *, dtype: DTypeLike | None, drop_path: float, window: int, rngs: nnx.Rngs | OneKey) -> Backbone:
+    # By name: SamViT and SwinV2 have a `window` too, but theirs is part of the function that was trained.
+    arguments = {**known.arguments, "window": window} if known.architecture in PLAIN else known.arguments
+    return ARCHITECTURES[known.architecture](**arguments, dtype=dtype, drop_path=drop_path, rngs=rngs)
 
 
 def load(
@@ -180,6 +187,7 @@ def load(
     *,
     dtype: DTypeLike | None = None,
     drop_path: float = 0.0,
+    window: int = 0,
     seed: int = 0,
     place: Callable[[np.ndarray | jax.Array], jax.Array] = jnp.asarray,
 ) -> Loaded:
@@ -189,6 +197,7 @@ def load(
         name: key in `CARDS`.
         dtype: of the computation; None is bfloat16 on accelerators and float32 on CPU. Parameters are float32.
         drop_path: stochastic depth rate, used in training only.
+        window: as in `build`; the weights are the same.
         seed: of a random twin's initialisation; without meaning for pretrained weights.
         place: puts each array where it belongs as soon as it is read, split over devices for instance; on the default
             device unless told. The host never holds the whole model.
@@ -198,7 +207,7 @@ def load(
     """
     known = card(name)
     if known.source is None:
-        fresh = build(name, dtype=dtype, drop_path=drop_path, seed=seed)
+        fresh = build(name, dtype=dtype, drop_path=drop_path, window=window, seed=seed)
         digest = _fresh_digest(known, fresh, seed)
         placed = {path: place(leaf) for path, leaf in parameters.flatten(fresh).items()}
         parameters.assign(fresh, placed, where=name)
@@ -206,7 +215,7 @@ def load(
     from converters import cache  # lazily: a random twin needs no converter
 
     placed, receipt = cache.load(known, place)
-    module = skeleton(name, dtype=dtype, drop_path=drop_path)
+    module = skeleton(name, dtype=dtype, drop_path=drop_path, window=window)
     parameters.assign(module, placed, where=str(cache.path_of(known)))
     return Loaded(module, receipt.weights_sha256)
 

@@ -35,13 +35,13 @@ class Judged(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1)
-def load_competitor(name: str, drop_path: float, mesh: jax.sharding.Mesh) -> Competitor:
+def load_competitor(name: str, drop_path: float, window: int, mesh: jax.sharding.Mesh) -> Competitor:
     """The backbone with its weights on the mesh; the last one is kept, since the cells of one backbone stand together.
 
     Raises:
         BobError: unknown name, or weights that cannot be had.
     """
-    loaded = zoo.load(name, drop_path=drop_path, place=functools.partial(meshes.place, mesh=mesh))
+    loaded = zoo.load(name, drop_path=drop_path, window=window, place=functools.partial(meshes.place, mesh=mesh))
     return Competitor(zoo.card(name), loaded.module, loaded.weights_sha256)
 
 
@@ -111,7 +111,8 @@ def run(job: Job, mesh: jax.sharding.Mesh, workdir: Path, num_workers: int | Non
     """
     started = time.perf_counter()
     cell, dataset = job.cell, job.dataset
-    competitor = load_competitor(cell.backbone, cell.protocol.drop_path_rate(), mesh)
+    protocol = cell.protocol
+    competitor = load_competitor(cell.backbone, protocol.drop_path_rate(), protocol.attention_window(), mesh)
     head = _trained(job, competitor, mesh, store)
     context = Context(mesh, workdir, cell.seed, num_workers, cell.skip_corrupt, head)
     result = cell.protocol.run(competitor, dataset, context)

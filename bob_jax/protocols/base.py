@@ -138,6 +138,10 @@ class Protocol(abc.ABC):
         """Rate the backbone is built with; only a protocol that trains the backbone has one."""
         return 0.0
 
+    def attention_window(self) -> int:
+        """Side in tokens of the windows a plain ViT attends in, for images much larger than its own; 0: none."""
+        return 0
+
     def unfit(self, card: Card, dataset: str) -> str | None:
         """Why it cannot judge a backbone on a data set of its kind, in words; None where it can."""
         return None

@@ -211,7 +211,7 @@ def test_a_skeleton_counts_no_keys(architecture, monkeypatch):
         raise AssertionError("drew a key from nnx.Rngs")
 
     name = next(name for name, card in zoo.CARDS.items() if card.architecture == architecture)
-    expected = nnx.eval_shape(lambda: zoo._make(zoo.card(name), dtype=None, drop_path=0.0, rngs=nnx.Rngs(0)))
+    expected = nnx.eval_shape(lambda: zoo._make(zoo.card(name), dtype=None, drop_path=0.0, window=0, rngs=nnx.Rngs(0)))
     monkeypatch.setattr(nnx.RngStream, "__call__", draw)
     module = zoo.skeleton(name)
     assert parameters.flatten(module) == parameters.flatten(expected)

@@ -108,7 +108,8 @@ def test_a_key_that_nothing_reads_is_an_error(file):
 @pytest.mark.parametrize(("file", "name"), distinct())
 def test_the_training_loss_of_every_backbone_can_be_traced(file, name, tmp_path):
     protocol = Finetune.from_config(config(file).protocols.finetune)
-    card, module = zoo.card(name), zoo.skeleton(name, drop_path=protocol.drop_path_rate())
+    card = zoo.card(name)
+    module = zoo.skeleton(name, drop_path=protocol.drop_path_rate(), window=protocol.attention_window())
     source = ArraySource(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32))
     splits = dict.fromkeys(("train", "validation", "test"), source)
     dataset = Dataset("nothing", "1", tuple("abcdefg"), splits, dict.fromkeys(splits, ""), "accuracy", "none")

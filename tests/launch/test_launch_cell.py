@@ -72,3 +72,18 @@ def test_a_head_that_failed_fails_what_judges_it_in_one_line(cache, tmp_path, mo
     shown = capsys.readouterr()
     assert "its head is missing: resnet10_nano_glyphs x digits x linear_probe (seed 0) has no record" in shown.err
     assert len(Store(tmp_path).failures()) == 2
+
+
+def test_the_backbone_is_built_with_the_window_that_the_protocol_asks_for(cache, tmp_path, monkeypatch):
+    from bob_jax.protocols.knn import KNN
+    from bob_jax.training.mesh import make_mesh
+
+    seen = []
+    monkeypatch.setattr(KNN, "attention_window", lambda self: 2)
+    monkeypatch.setattr(KNN, "run", lambda self, competitor, *rest: seen.append(competitor.module) or 1 / 0)
+    config = digits.get_config("vit_nano8_random,protocol=knn,dataset=digits")
+    (cell,) = grid.cells(config)
+    with pytest.raises(ZeroDivisionError):
+        single.run(single.prepare(cell, None), make_mesh(), tmp_path, None, Store(tmp_path))
+    assert seen[0].window == 2
+    assert single.load_competitor("vit_nano8_random", 0.0, 0, make_mesh()).module.window == 0
