@@ -38,6 +38,8 @@ class Backbone(nnx.Module):
         input_size: side in pixels of the square input it was built for.
         strides: stride of each feature map, finest first.
         widths: channels of each feature map.
+        side_multiple: inputs work whose sides are multiples of it (and not smaller than the last stride); 0: no other
+            size than `input_size` is promised.
         num_layers: layers for layer-wise learning-rate decay, counted from the stem (0) to the last block.
         dtype: of the computation; parameters are float32.
     """
@@ -46,6 +48,7 @@ class Backbone(nnx.Module):
     input_size: int
     strides: tuple[int, ...]
     widths: tuple[int, ...]
+    side_multiple: int = 0
     num_layers: int
     dtype: DTypeLike
 

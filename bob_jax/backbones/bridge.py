@@ -62,6 +62,7 @@ class Bridge(Backbone):
         self.input_size = input_size
         self.strides = facts.strides
         self.widths = facts.widths
+        self.side_multiple = facts.side_multiple
         self.num_layers = facts.num_layers
         self.dtype = compute_dtype(dtype)
         kinds = ((nnx.Param, facts.parameters), (Fixed, facts.fixed), (nnx.BatchStat, facts.statistics))

@@ -92,6 +92,7 @@ class CLIPResNet(Backbone):
     """
 
     strides = (4, 8, 16, 32)
+    side_multiple = 1
 
     def __init__(
         self,

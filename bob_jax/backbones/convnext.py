@@ -223,6 +223,7 @@ class ConvNeXt(Backbone):
         if final_norm not in FINAL_NORMS:
             raise unknown_name("final_norm", final_norm, FINAL_NORMS)
         self.depths, self.widths = tuple(depths), tuple(widths)
+        self.side_multiple = 1
         self.strides = tuple(patch_size * 2**stage for stage in range(4))
         self.feature_dim, self.input_size = self.widths[-1], input_size
         self.num_layers = sum(depths) + 1

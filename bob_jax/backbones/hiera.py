@@ -168,6 +168,7 @@ class Hiera(BlockedBackbone):
     """
 
     strides = (4, 8, 16, 32)
+    side_multiple = STRIDE * UNIT
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from bob_jax.backbones.layers import compute_dtype
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError, unknown_name
 
-ATTRIBUTES = ("feature_dim", "input_size", "strides", "widths", "num_layers", "dtype", "layer_of")
+ATTRIBUTES = ("feature_dim", "input_size", "strides", "widths", "side_multiple", "num_layers", "dtype", "layer_of")
 
 _on_trial: dict[str, Card] = {}
 

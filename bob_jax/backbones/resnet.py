@@ -138,6 +138,7 @@ class ResNet(Backbone):
     """
 
     strides = (4, 8, 16, 32)
+    side_multiple = 1
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ class StableDiffusionEncoder(Backbone):
     ):
         _check_arguments(vae_widths, unet_widths, num_heads, input_size)
         self.blocks, self.levels, self.input_size = blocks, len(unet_widths), input_size
-        self.feature_dim = unet_widths[-1]
+        self.feature_dim, self.side_multiple = unet_widths[-1], LATENT_STRIDE
         self.strides = (4, *(LATENT_STRIDE * 2**level for level in range(self.levels)))
         self.widths = (vae_widths[1], *unet_widths)
         self.first_unet_layer = LEVELS * blocks + 2  # behind the stem, the autoencoder's blocks and its middle

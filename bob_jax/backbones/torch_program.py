@@ -56,6 +56,8 @@ class Facts:
         feature_dim: D of the descriptor [B, D].
         strides: of the feature maps, finest first.
         widths: channels of the feature maps.
+        side_multiple: the last stride, where another multiple of it than `input_size` was seen to work as input; else
+            0: many models know their own size alone.
         layers: name -> layer, of everything in the first three.
         num_layers: layers in use.
     """
@@ -67,6 +69,7 @@ class Facts:
     feature_dim: int
     strides: tuple[int, ...]
     widths: tuple[int, ...]
+    side_multiple: int
     layers: Mapping[str, int]
     num_layers: int
 
@@ -97,6 +100,8 @@ def facts(origin: Origin) -> Facts:
             raise BobError(f"{origin.source}: {error}") from error
         except Exception as error:
             raise BobError(f"{origin.source} fails on images [2, 3, {side}, {side}]: {first_line(error)}") from error
+        strides = _strides(module, maps, side, origin.source)
+        side_multiple = _side_multiple(module, strides, side)
     if pooled.ndim != 2 or len(pooled) != 2:
         raise BobError(f"{origin.source} gives a descriptor {tuple(pooled.shape)} for 2 images: it must be [2, D]")
     stored = set(module.state_dict())
@@ -114,8 +119,9 @@ def facts(origin: Origin) -> Facts:
         statistics,
         frozenset(stored - {*trained, *fixed, *statistics}),
         pooled.shape[1],
-        _strides(module, maps, side, origin.source),
+        strides,
         tuple(x.shape[1] for x in maps),
+        side_multiple,
         layers,
         1 + max(layers.values()),
     )
@@ -345,6 +351,19 @@ def _strides(module: Any, maps: Sequence[Any], side: int, source: str) -> tuple[
         if x.ndim != 4 or x.shape[-1] not in (side // stride, -(-side // stride)):
             raise BobError(f"{source}: a map {tuple(x.shape)} of {side} pixels is not [B, C, {side}/{stride}, ...]")
     return tuple(strides)
+
+
+def _side_multiple(module: Any, strides: tuple[int, ...], side: int) -> int:
+    """`Facts.side_multiple`; some models accept another size and then say that two of their shapes do not agree."""
+    if not strides:
+        return 0
+    torch = import_library("torch")
+    other = strides[-1] * (side // strides[-1] + 1)
+    try:
+        _, maps = _forwarding(module)(torch.zeros(1, 3, other, other))
+    except Exception:  # whatever a module of someone else's says of a size it does not know
+        return 0
+    return strides[-1] if all(x.shape[-1] == other // one for x, one in zip(maps, strides, strict=True)) else 0
 
 
 def _tensors(module: Any) -> Iterable[tuple[str, Any]]:

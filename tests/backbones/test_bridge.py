@@ -225,6 +225,21 @@ def test_timms_constructor_gets_the_drop_path_rate_and_the_size():
     assert torch_program.make(Origin("timm:mixer_s32_224", SIDE)).stem.img_size == (SIDE, SIDE)
 
 
+@pytest.mark.parametrize(
+    ("model", "multiple"), [("regnety_002", 32), ("vit_tiny_patch16_224", 0), ("mixer_s32_224", 0)]
+)
+def test_a_model_that_only_takes_its_own_size_says_so(model, multiple):
+    assert torch_program.facts(Origin(f"timm:{model}", 64)).side_multiple == multiple
+
+
+def test_a_multiple_of_the_last_stride_is_traced_like_the_models_own_size():
+    backbone, _ = filled(bridge())
+    side = SIDE + backbone.side_multiple
+    assert backbone.side_multiple == backbone.strides[-1]
+    features = nnx.eval_shape(lambda model, x: model(x), backbone, jnp.zeros((1, side, side, 3)))
+    assert [x.shape[1] for x in features.maps] == [side // stride for stride in backbone.strides]
+
+
 def test_bfloat16_computes_close_to_float32():
     full, half = (filled(bridge(dtype=dtype))[0] for dtype in (jnp.float32, jnp.bfloat16))
     assert {leaf.dtype for leaf in parameters.flatten(half).values()} == {jnp.dtype(jnp.float32)}

@@ -23,10 +23,13 @@ from bob_jax.backbones.layers import drop_path, drop_path_ramp
 from bob_jax.backbones.resnet import ResNet
 from bob_jax.backbones.swin_v2 import SwinV2
 from bob_jax.backbones.vit import ViT
+from bob_jax.detection.fpn import neck
+from bob_jax.errors import BobError
 
 timm = import_timm()
 from timm.layers.drop import calculate_drop_path_rates  # noqa: E402  (timm is importable only after import_timm)
 
+CANVAS = 157  # pixels; prime
 EVERY = pytest.mark.parametrize("name", TINY)
 ONE_OF_EACH = pytest.mark.parametrize(
     "name",
@@ -53,6 +56,25 @@ def test_static_attributes_describe_the_output(name):
     assert features.pooled.shape == (2, model.feature_dim)
     expected = [(2, 64 // s, 96 // s, c) for s, c in zip(model.strides, model.widths, strict=True)]
     assert [x.shape for x in features.maps] == expected
+
+
+@EVERY
+def test_a_detector_can_choose_its_canvas(name):
+    """`side_multiple` tells which sides work, and what comes out fits the neck."""
+    model = abstract(name)
+    side = CANVAS // model.side_multiple * model.side_multiple
+
+    def levels(model, x):
+        features = model(x)
+        return features.maps, neck(model, width=32, rngs=nnx.Rngs(0))(features.maps)
+
+    maps, pyramid = nnx.eval_shape(levels, model, jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
+    for x, stride in zip(maps, model.strides, strict=True):
+        assert x.shape[1:3] in {(side // stride,) * 2, (-(-side // stride),) * 2}
+    assert pyramid[0].shape[1] >= side // 8
+    if model.side_multiple > 1:
+        with pytest.raises(BobError, match=f"input of {side + 1}x{side + 1} pixels is not divisible by"):
+            nnx.eval_shape(lambda model, x: model(x), model, jnp.zeros((1, side + 1, side + 1, 3)))
 
 
 @EVERY
