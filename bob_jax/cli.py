@@ -106,7 +106,7 @@ def _add_data(commands: Any) -> None:
     prepare = _add(actions, "prepare", _data_prepare, "fetch a data set and make it ready to load")
     check = _add(actions, "check", _data_check, "read a data set as a run would; exit code 1 on problems")
     prepare.add_argument("name", help="in the catalogue")
-    check.add_argument("name", help="in the catalogue, or folder:PATH")
+    check.add_argument("name", help="in the catalogue, or folder:PATH, retrieval:PATH, coco:PATH")
     for action in (listing, prepare, check):
         action.add_argument("--root", type=Path, help="where data sets are kept ($BOB_CACHE/data)")
     for action in (listing, check):

@@ -5,9 +5,9 @@
     KEY      := "backbone" | "dataset" | "protocol" | "head" | "seed"
 
 Bare items are backbones; `timm:MODEL.TAG` and what `bob backbones add` added are some in every benchmark. Data sets may
-be the user's own (`folder:PATH`), and have low-data variants (`cifar100@5shot`, `eurosat@10pct`). Heads are the
-protocols that train what `ood` and `adversarial` judge. What is left out takes the benchmark's default; `all` is every
-value the benchmark offers.
+be the user's own (`folder:PATH`, `coco:PATH`), and have low-data variants (`cifar100@5shot`, `eurosat@10pct`). Heads
+are the protocols that train what `ood` and `adversarial` judge. What is left out takes the benchmark's default; `all`
+is every value the benchmark offers.
 """
 
 import dataclasses

@@ -139,6 +139,10 @@ class RetrievalDataset(Dataset):
 
 @dataclasses.dataclass(frozen=True)
 class DetectionDataset(Dataset):
-    """Objects with boxes and perhaps masks: examples are `coco.Scene`s, labels the classes that are in the image."""
+    """Objects with boxes and perhaps masks: examples are `coco.Scene`s, labels the classes that are in the image.
+
+    A further split "shifted" may hold test images that differ in kind from all others: the same detector is judged on
+    both, and the difference is the cost of the shift.
+    """
 
     task: ClassVar[Task] = "detection"

@@ -2,29 +2,42 @@
 
 NAME              in the catalogue
 NAME@5shot        five training images a class, and as many for validation; the draw is the seed's
-NAME@10pct        ten percent of the training and of the validation images, stratified, always the same
+NAME@10pct        ten percent of the training and of the validation images, stratified where there is one class to an
+                  image, always the same
 NAME@VARIANT      another way to read it, where its card has one
 folder:PATH       class folders of one's own
 retrieval:PATH    the same, every image a query
+coco:PATH         images with objects of one's own, in COCO's format
 """
 
 import dataclasses
 from pathlib import Path
 
 from bob_jax.cache import cache_dir
-from bob_jax.data import archives, folder, low_data, tfds
-from bob_jax.data.base import Dataset, RetrievalDataset, ShiftDataset, Source, Task
-from bob_jax.data.cards import embedded, fine_grained, medical, natural, retrieval, satellite, shifts, structured
+from bob_jax.data import archives, coco, folder, low_data, tfds
+from bob_jax.data.base import Dataset, DetectionDataset, RetrievalDataset, ShiftDataset, Source, Task
+from bob_jax.data.cards import (
+    detection,
+    embedded,
+    fine_grained,
+    medical,
+    natural,
+    retrieval,
+    satellite,
+    shifts,
+    structured,
+)
 from bob_jax.data.cards.card import Archives, DatasetCard, Embedded, Kind, Official, Tfds
 from bob_jax.data.retrieval.class_folders import own
 from bob_jax.data.retrieval.found import as_dataset
 from bob_jax.data.retrieval.limit import limited
-from bob_jax.data.subset import Subset, balanced, hold_out
+from bob_jax.data.subset import Subset, balanced, drawn, hold_out
 from bob_jax.errors import BobError, unknown_name
 
 FOLDER, RETRIEVAL = "folder:", "retrieval:"  # before the path of a user's own data
+OWN: dict[str, Task] = {FOLDER: "classification", RETRIEVAL: "retrieval", coco.OWN: "detection"}
 
-FAMILIES = (embedded, fine_grained, natural, satellite, medical, structured, shifts, retrieval)
+FAMILIES = (embedded, fine_grained, natural, satellite, medical, structured, shifts, retrieval, detection)
 CARDS: dict[str, DatasetCard] = {card.name: card for family in FAMILIES for card in family.CARDS}
 
 
@@ -36,7 +49,7 @@ def card(name: str) -> DatasetCard:
     """
     base, _, variant = name.partition("@")
     if base not in CARDS:
-        raise unknown_name("data set", base, [*CARDS, f"{FOLDER}PATH", f"{RETRIEVAL}PATH"])
+        raise unknown_name("data set", base, [*CARDS, *(f"{prefix}PATH" for prefix in OWN)])
     found = CARDS[base]
     if variant and variant not in found.variants:
         low_data.parse(variant, found)
@@ -49,9 +62,8 @@ def task(name: str) -> Task:
     Raises:
         BobError: nobody knows it.
     """
-    if name.startswith(RETRIEVAL):
-        return "retrieval"
-    return "classification" if name.startswith(FOLDER) else card(name).task
+    own = next((asked for prefix, asked in OWN.items() if name.startswith(prefix)), None)
+    return own or card(name).task
 
 
 def source_of(name: str) -> str:
@@ -60,16 +72,17 @@ def source_of(name: str) -> str:
     Raises:
         BobError: nobody knows it.
     """
-    return name if name.startswith((FOLDER, RETRIEVAL)) else card(name).shifted_from or name
+    return name if name.startswith(tuple(OWN)) else card(name).shifted_from or name
 
 
 def load(name: str, *, root: Path | None = None, limit: int | None = None, draw: int = 0) -> Dataset:
     """A data set, fetched and prepared first where that is needed and can be done.
 
     Args:
-        name: in the catalogue, with a variant after "@"; or `folder:PATH`, `retrieval:PATH`.
+        name: in the catalogue, with a variant after "@"; or `folder:PATH`, `retrieval:PATH`, `coco:PATH`.
         root: where data sets are kept; `$BOB_CACHE/data` when None.
-        limit: keeps the first `limit` images of a class-balanced order of each split; all when None.
+        limit: keeps the first `limit` images of a class-balanced order of each split, or, where an image has many
+            objects, so many of each split by hash; all when None.
         draw: seed that chooses the images of `NAME@5shot`; nothing else depends on it.
 
     Raises:
@@ -86,6 +99,9 @@ def load(name: str, *, root: Path | None = None, limit: int | None = None, draw:
     if isinstance(dataset, ShiftDataset):  # the same images under all conditions
         chosen = balanced(next(iter(dataset.splits.values())), limit).indices
         splits: dict[str, Source] = {split: Subset(source, chosen) for split, source in dataset.splits.items()}
+    elif isinstance(dataset, DetectionDataset):
+        note = f"; of these {limit} at most, by hash of the image's id, seed 0"
+        splits = {split: drawn(source, limit) for split, source in dataset.splits.items()}
     else:
         splits = {split: balanced(source, limit) for split, source in dataset.splits.items()}
     return dataclasses.replace(
@@ -172,6 +188,8 @@ def _load(name: str, root: Path | None, draw: int) -> Dataset:
         return folder.load(Path(name.removeprefix(FOLDER)))
     if name.startswith(RETRIEVAL):
         return as_dataset(own(Path(name.removeprefix(RETRIEVAL)).expanduser()), name, "map", "the user's own data")
+    if name.startswith(coco.OWN):
+        return coco.load(Path(name.removeprefix(coco.OWN)))
     found, variant = card(name), name.partition("@")[2]
     if variant in found.variants:
         return dataclasses.replace(_read(found, found.variants[variant], root), name=name)

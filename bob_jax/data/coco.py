@@ -3,15 +3,14 @@
     root/annotations/instances_train2017.json   root/train2017/000000000009.jpg     COCO itself
     root/train/_annotations.coco.json           root/train/a.jpg                    what labelling tools export
 
-Classes are numbered in the order of their ids, without gaps. What no detector can be taught is left out of training
-and of scoring alike, and counted by reason in `CocoSource.left_out`: objects of classes not asked for, boxes without
-area, boxes wholly outside of their image, and objects whose mask is empty. Boxes that stick out are clipped for
-training.
+Classes are numbered in the order of their ids, without gaps. What no detector can be taught is left out, and counted by
+reason in `CocoSource.left_out` (`annotations`). Boxes that stick out of their image are clipped for training.
 """
 
+import functools
 import hashlib
-import json
 import os
+import pickle
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,14 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from bob_jax.data import masks
+from bob_jax.data import annotations, masks
+from bob_jax.data.annotations import Annotations
 from bob_jax.data.base import DetectionDataset, Example, Source
 from bob_jax.data.decode import decode_image
 from bob_jax.data.folder import HELD_OUT, SPLIT_FOLDERS
 from bob_jax.data.subset import Subset, hold_out_groups
-from bob_jax.errors import BobError, unknown_name
+from bob_jax.errors import BobError
 
+OWN = "coco:"  # before the path of a user's own data
 BESIDE_IMAGES = "_annotations.coco.json"
+EMPTY = "images without objects"
 
 
 class Scene(Example):
@@ -47,19 +49,22 @@ class Scene(Example):
 class CocoSource:
     """The images of one annotation file.
 
+    Objects are kept packed, an image's together: as Python's own lists and numbers those of COCO would take 2 GB in
+    each worker process.
+
     Attributes:
+        where: file or folder of the annotations, as errors name it.
         classes: names in label order.
         ids: [N] ids of the images as text, in the order of the ids.
-        labels: [N, C] float32, 1 for the classes that are in the image.
-        left_out: how many objects or images are left out, by reason.
         sizes: [N, 2] int32, height and width of each image by the file, pixels.
-        has_masks: whether objects have segmentations. In a file where any has one, those without are left out.
+        left_out: how many objects or images are left out, by reason.
+        has_masks: whether objects have segmentations.
         fingerprint: of the file's content, what was chosen of it, and names and sizes of the image files.
     """
 
     def __init__(
         self,
-        annotations: Path,
+        annotated: Annotations | Path,
         images: Path,
         *,
         classes: Sequence[str] | None = None,
@@ -67,45 +72,49 @@ class CocoSource:
     ):
         """
         Args:
-            annotations: the JSON file.
-            images: the folder that its file names are relative to.
+            annotated: the JSON file, or what was read of another format.
+            images: the folder that file names are relative to.
             classes: names of the classes wanted; all when None.
             keep_empty: whether images stay that have no object of these classes (crowds do not count).
 
         Raises:
             BobError: a file that is missing, damaged or contradicts itself, or a class that it does not have.
         """
-        content = _read(annotations)
-        held = _parse(content, annotations)
-        self._where = annotations
+        held = annotations.read(annotated) if isinstance(annotated, Path) else annotated
+        self.where = held.where
         self._folder = images
-        categories = _chosen(held["categories"], classes, annotations)
+        categories = held.chosen(classes)
         self.classes = tuple(str(category["name"]) for category in categories)
         number = {category["id"]: label for label, category in enumerate(categories)}
-        self.left_out: Counter[str] = Counter()
-        self.has_masks = any(isinstance(one, dict) and one.get("segmentation") for one in held["annotations"])
-        objects = self._sorted_out(held, number)
-        everything = sorted(held["images"], key=lambda image: image["id"])
-        found = {row["id"]: objects.get(row["id"], []) for row in everything}
-        wanted = [row for row in everything if keep_empty or any(not one["iscrowd"] for one in found[row["id"]])]
-        if len(wanted) < len(everything):
-            self.left_out["images without objects"] = len(everything) - len(wanted)
-        if not wanted:
-            raise BobError(f"no image with objects in {annotations}: choose other classes, or keep empty images")
-        self._images = wanted
-        self._objects = [found[row["id"]] for row in wanted]
-        self.ids = [str(row["id"]) for row in wanted]
-        self.sizes = np.array([(row["height"], row["width"]) for row in wanted], np.int32)
-        self.labels = np.zeros((len(wanted), len(self.classes)), np.float32)
-        for row, ones in enumerate(self._objects):
-            self.labels[row, [one["category_id"] for one in ones if not one["iscrowd"]]] = 1
-        files = _files(images, [row["file_name"] for row in wanted], annotations)
-        digest = hashlib.sha256(content + repr((self.classes, keep_empty)).encode())
+        self.has_masks = held.has_masks
+        objects, self.left_out = held.sorted_out(number)
+        everything = sorted(held.images, key=lambda image: image["id"])
+        found = [objects.pop(row["id"], []) for row in everything]
+        kept = [n for n, ones in enumerate(found) if keep_empty or any(not one["iscrowd"] for one in ones)]
+        if len(kept) < len(everything):
+            self.left_out[EMPTY] = len(everything) - len(kept)
+        if not kept:
+            raise BobError(f"no image with objects in {held.where}: choose other classes, or keep empty images")
+        self._images = [_about(everything[n], number) for n in kept]
+        self._packed = [pickle.dumps(found[n]) for n in kept]
+        labels = [_labels(found[n]) for n in kept]
+        self._present = np.repeat(np.arange(len(kept)), [len(ones) for ones in labels]), np.concatenate(labels)
+        self.ids = [str(row["id"]) for row in self._images]
+        self.sizes = np.array([(row["height"], row["width"]) for row in self._images], np.int32)
+        files = _files(images, [row["file_name"] for row in self._images], held.where)
+        digest = hashlib.sha256(held.digest + repr((self.classes, keep_empty)).encode())
         digest.update("\n".join(f"{name}\t{size}" for name, size in files).encode(errors="surrogateescape"))
         self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self._images)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """[N, C] float32, 1 for the classes that are in the image."""
+        labels = np.zeros((len(self), len(self.classes)), np.float32)
+        labels[self._present] = 1
+        return labels
 
     def __getitem__(self, index: int) -> Scene:
         """Reads and decodes one image and its masks.
@@ -114,36 +123,42 @@ class CocoSource:
             CorruptImage: the file is no whole image, or is gone.
             BobError: the image is of another size than the file says, or a mask is damaged.
         """
-        about, objects = self._images[index], self._objects[index]
+        about, objects = self._images[index], self._objects(index)
         path = self._folder / about["file_name"]
         image = decode_image(path, str(path))
         height, width = about["height"], about["width"]
         if image.shape[:2] != (height, width):
             actual = f"{image.shape[1]} x {image.shape[0]}"
-            raise BobError(f"{path} is {actual} pixels, but {self._where} says {width} x {height}: correct one of them")
+            raise BobError(f"{path} is {actual} pixels, but {self.where} says {width} x {height}: correct one of them")
         boxes = np.array([one["bbox"] for one in objects], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        label = np.zeros(len(self.classes), np.float32)
+        label[_labels(objects)] = 1
         return {
             "image": image,
             "boxes": boxes.clip(0, [width, height, width, height]).astype(np.float32),
             "classes": np.array([one["category_id"] for one in objects], np.int32),
             "crowd": np.array([one["iscrowd"] for one in objects], bool),
             "shapes": [self._shape(one, about) for one in objects],
-            "label": self.labels[index],
+            "label": label,
             "id": self.ids[index],
         }
 
     def truth(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
         """The objects of some images (all when None) in COCO's format, as `metrics.coco.evaluate` takes them.
 
-        Boxes are the file's own, not clipped; image ids are texts, category ids are labels.
+        Boxes are the file's own, not clipped; image ids are texts, category ids (and neg_category_ids) are labels.
         """
         rows = range(len(self)) if indices is None else indices
         return {
             "images": [{**self._images[row], "id": self.ids[row]} for row in rows],
             "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes)],
-            "annotations": [{**one, "image_id": self.ids[row]} for row in rows for one in self._objects[row]],
+            "annotations": [{**one, "image_id": self.ids[row]} for row in rows for one in self._objects(row)],
         }
+
+    def _objects(self, index: int) -> list[dict[str, Any]]:
+        objects: list[dict[str, Any]] = pickle.loads(self._packed[index])
+        return objects
 
     def _shape(self, one: Mapping[str, Any], about: Mapping[str, Any]) -> masks.Shape:
         outline, what = one["segmentation"], self._named(one)
@@ -160,51 +175,7 @@ class CocoSource:
         return pixels
 
     def _named(self, one: Mapping[str, Any]) -> str:
-        return f"object {one['id']} in {self._where}"
-
-    def _sorted_out(self, held: Mapping[str, Any], number: Mapping[Any, int]) -> dict[Any, list[dict[str, Any]]]:
-        """Objects by image id, checked; `left_out` counts the rest."""
-        images = {row["id"]: row for row in held["images"]}
-        known = {category["id"] for category in held["categories"]}
-        objects: dict[Any, list[dict[str, Any]]] = {}
-        for raw in held["annotations"]:
-            one = self._checked(raw)
-            if one["image_id"] not in images:
-                raise BobError(f"{self._named(one)} is of image {one['image_id']}, which is not listed: remove it")
-            if one["category_id"] not in known:
-                raise BobError(f"{self._named(one)} is of category {one['category_id']}, which is not listed: list it")
-            if one["category_id"] not in number:
-                reason = "objects of other classes"
-            else:
-                reason = _useless(one, images[one["image_id"]], self.has_masks, self._named(one))
-            if reason:
-                self.left_out[reason] += 1
-                continue
-            one["category_id"] = number[one["category_id"]]
-            objects.setdefault(one["image_id"], []).append(one)
-        return objects
-
-    def _checked(self, raw: Any) -> dict[str, Any]:
-        """An annotation with all that is read later; tools leave out iscrowd, area and segmentation."""
-        try:
-            box = [float(value) for value in raw["bbox"]]
-            if len(box) != 4 or not np.isfinite(box).all():
-                raise ValueError("bbox")
-            return {
-                "id": raw["id"],
-                "image_id": raw["image_id"],
-                "category_id": raw["category_id"],
-                "bbox": box,
-                "area": float(raw.get("area", box[2] * box[3])),
-                "iscrowd": int(raw.get("iscrowd", 0)),
-                "segmentation": raw.get("segmentation"),
-            }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            name = raw.get("id", "without id") if isinstance(raw, dict) else repr(raw)[:40]
-            raise BobError(
-                f"annotation {name} in {self._where} is damaged: it needs id, image_id, category_id and "
-                "bbox [left, top, width, height] of finite numbers"
-            ) from error
+        return f"object {one['id']} in {self.where}"
 
 
 def load(
@@ -214,10 +185,11 @@ def load(
     classes: Sequence[str] | None = None,
     keep_empty: bool = False,
     licence: str = "the user's own data",
+    validation_fraction: float = HELD_OUT,
 ) -> DetectionDataset:
     """A data set from a folder with a train split and a validation or test split in COCO's format.
 
-    Without both, the images of `val` are the test split and 20 % of the training images are held out for validation:
+    Without both, the images of `val` are the test split and some of the training images are held out for validation:
     the test split is never what choices are made on.
 
     Args:
@@ -226,6 +198,7 @@ def load(
         classes: names of the classes wanted; all when None.
         keep_empty: whether training images without objects stay. Those of validation and test always do.
         licence: terms of the data.
+        validation_fraction: of the training images with objects, held out where there is no validation split.
 
     Raises:
         BobError: no such folder, a split without annotations, or what `CocoSource` says.
@@ -245,28 +218,63 @@ def load(
         split: CocoSource(file, images, classes=classes, keep_empty=keep_empty or split != "train")
         for split, (file, images) in places.items()
     }
+    notes = {split: places[split][0].name for split in read}
+    return as_dataset(
+        read,
+        notes,
+        name=name or f"{OWN}{root}",
+        licence=licence,
+        validation_fraction=validation_fraction,
+    )
+
+
+def as_dataset(
+    read: Mapping[str, CocoSource],
+    notes: Mapping[str, str],
+    *,
+    name: str,
+    licence: str,
+    validation_fraction: float,
+) -> DetectionDataset:
+    """A data set of sources that have the same classes.
+
+    Args:
+        read: "train" and "test"; "validation" may be missing and is then held out of train.
+        notes: how each of them came to be.
+        name: of the data set.
+        licence: terms of the data.
+        validation_fraction: of the training images with objects, to be held out.
+
+    Raises:
+        BobError: sources with different classes.
+    """
     names = read["train"].classes
-    for split, source in read.items():
+    for source in read.values():
         if source.classes != names:
-            raise BobError(f"{places[split][0]} has other classes than {places['train'][0]}: make them the same")
+            raise BobError(f"{source.where} has other classes than {read['train'].where}: make them the same")
     splits: dict[str, Source] = dict(read)
-    notes = {split: f"{places[split][0].name}{_without(source.left_out)}" for split, source in read.items()}
+    said = {split: notes[split] + _without(source.left_out) for split, source in read.items()}
     if "validation" not in splits:
-        train = splits["train"]
-        splits["train"], splits["validation"] = hold_out_groups(train, train.ids, HELD_OUT)
-        notes["validation"] = f"{HELD_OUT:.0%} of {notes['train']}, by hash of the image's id, seed 0"
-        notes["train"] += ", without the images held out for validation"
+        train = read["train"]
+        splits["train"], splits["validation"] = hold_out_groups(train, train.ids, validation_fraction)
+        said["validation"] = f"{validation_fraction:.0%} of {said['train']}, by hash of the image's id, seed 0"
+        said["train"] += ", without the images held out for validation"
     order = ("train", "validation", "test")
     version = hashlib.sha256("".join(read[split].fingerprint for split in sorted(read)).encode()).hexdigest()
     return DetectionDataset(
-        name=name or f"coco:{root}",
+        name=name,
         version=version[:16],
         classes=names,
         splits={split: splits[split] for split in order},
-        split_notes={split: notes[split] for split in order},
+        split_notes={split: said[split] for split in order},
         metric="mask_ap" if all(source.has_masks for source in read.values()) else "box_ap",
         licence=licence,
     )
+
+
+def empty_images(source: Source) -> int:
+    """How many images of its file a source, or what it is a part of, leaves out because nothing is in them."""
+    return _whole(source)[0].left_out[EMPTY]
 
 
 def truth(source: Source) -> dict[str, Any]:
@@ -308,63 +316,17 @@ def _place(root: Path, split: str) -> tuple[Path, Path] | None:
     return None
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BobError(f"cannot read annotations {path}: {error.strerror}") from error
+def _about(image: Mapping[str, Any], number: Mapping[Any, int]) -> dict[str, Any]:
+    """What is kept of an image's entry: official files hold addresses and dates too."""
+    about = {key: image[key] for key in ("id", "file_name", "height", "width")}
+    if "neg_category_ids" in image:
+        about["neg_category_ids"] = [number[one] for one in image["neg_category_ids"] if one in number]
+    return about
 
 
-def _parse(content: bytes, path: Path) -> dict[str, Any]:
-    """The file's lists, with what this module reads of images and categories in place."""
-    try:
-        held = json.loads(content)
-    except ValueError as error:
-        raise BobError(f"{path} is not JSON ({error}): fetch it again") from error
-    parts = ("images", "annotations", "categories")
-    if not isinstance(held, dict) or not all(isinstance(held.get(part), list) for part in parts):
-        raise BobError(f"{path} is not in COCO's format: it needs the lists {', '.join(parts)}")
-    needed = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name")}
-    for part, keys in needed.items():
-        for row in held[part]:
-            if not isinstance(row, dict) or not all(key in row for key in keys):
-                raise BobError(f"{path} has an entry in {part} without {', '.join(keys)}: {json.dumps(row)[:80]}")
-            if part == "images" and not all(isinstance(row[side], int) and row[side] > 0 for side in keys[2:]):
-                raise BobError(f"{path} says image {row['id']} has no size: height and width are numbers of pixels")
-        try:
-            ids = Counter(row["id"] for row in held[part])
-        except TypeError as error:
-            raise BobError(f"{path} has an id in {part} that is neither a number nor a text") from error
-        if twice := [one for one, count in ids.items() if count > 1]:
-            raise BobError(f"{path} has id {twice[0]} twice in {part}: ids must differ")
-        if len({type(one) for one in ids}) > 1:
-            raise BobError(f"{path} has numbers and texts as ids in {part}: use one kind")
-    return held
-
-
-def _chosen(categories: Sequence[dict[str, Any]], names: Sequence[str] | None, path: Path) -> list[dict[str, Any]]:
-    """Categories in the order of their ids, those wanted."""
-    ordered = sorted(categories, key=lambda category: category["id"])
-    known = [str(category["name"]) for category in ordered]
-    if not known or len(set(known)) < len(known):
-        raise BobError(f"{path} needs categories with names that differ, it has {known[:5]}")
-    for name in names or ():
-        if name not in known:
-            raise unknown_name(f"class of {path.name}", name, known)
-    return [category for category in ordered if names is None or category["name"] in names]
-
-
-def _useless(one: Mapping[str, Any], image: Mapping[str, Any], has_masks: bool, what: str) -> str:
-    """Why nothing can be learnt from an object; empty where something can."""
-    left, top, width, height = one["bbox"]
-    if width <= 0 or height <= 0:
-        return "boxes without area"
-    if left >= image["width"] or top >= image["height"] or left + width <= 0 or top + height <= 0:
-        return "boxes outside of their image"
-    outline = one["segmentation"]
-    if has_masks and (not outline or (isinstance(outline, list) and not masks.polygons(outline, what))):
-        return "objects without a mask"
-    return ""
+def _labels(objects: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """[N] int of the objects that are no crowds."""
+    return np.array([one["category_id"] for one in objects if not one["iscrowd"]], np.int64)
 
 
 def _files(folder: Path, names: Sequence[str], annotations: Path) -> list[tuple[str, int]]:

@@ -42,8 +42,7 @@ class _Read:
 
     source: Source
     transform: Transform | SceneTransform
-    label_shape: tuple[int, ...]
-    label_dtype: np.dtype
+    no_label: np.ndarray | None  # of a row that only fills a batch; None where views have no label
     seed: int
     skip_corrupt: bool
 
@@ -62,16 +61,17 @@ class _Read:
     def _view(self, example: Any, rng: np.random.Generator) -> Mapping[str, Any]:
         if isinstance(self.transform, SceneTransform):
             return self.transform(example, rng)
-        image = self.transform(example["image"], rng)
-        return {"image": image, "label": np.asarray(example["label"], self.label_dtype)}
+        assert self.no_label is not None
+        label = np.asarray(example["label"], self.no_label.dtype)
+        return {"image": self.transform(example["image"], rng), "label": label}
 
     def _blank(self, row: Row) -> dict[str, Any]:
         view: Mapping[str, Any]
         if isinstance(self.transform, SceneTransform):
             view = self.transform.blank(row.bucket)
         else:
-            image = np.zeros((self.transform.size, self.transform.size, 3), np.uint8)
-            view = {"image": image, "label": np.zeros(self.label_shape, self.label_dtype)}
+            side = self.transform.size
+            view = {"image": np.zeros((side, side, 3), np.uint8), "label": self.no_label}
         return {**view, "mask": np.bool_(False), "index": np.int32(row.index)}
 
 
@@ -172,8 +172,10 @@ class Loader:
             iterator.close()
 
     def _dataset(self, start_step: int) -> grain.IterDataset:
-        labels = self.source.labels
-        read = _Read(self.source, self.transform, labels.shape[1:], labels.dtype, self.seed, self.skip_corrupt)
+        no_label = None  # those of many images with many classes are no small array
+        if not isinstance(self.transform, SceneTransform):
+            no_label = np.zeros(self.source.labels.shape[1:], self.source.labels.dtype)
+        read = _Read(self.source, self.transform, no_label, self.seed, self.skip_corrupt)
         parts = self._rows().map(read).batch(self.batch_size // self.process_count)
         stop = len(parts) if self.epochs is None else self._steps() * self.process_count
         start = start_step * self.process_count + self.process_index

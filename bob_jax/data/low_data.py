@@ -2,18 +2,19 @@
 
 k-shot takes k images a class for training and as many for validation, or all of a class that has fewer there (selection
 on a large validation split would not be little data), by a draw that several seeds repeat. A percentage is one fixed
-draw, stratified by class. Multi-label data have variants of their own: their images come in groups (patients) that must
-not be torn apart.
+draw, stratified by class; where an image holds many objects it is a draw of images, and there are no shots. Multi-label
+data have variants of their own: their images come in groups (patients) that must not be torn apart.
 """
 
 import dataclasses
+import math
 import re
 
 import numpy as np
 
-from bob_jax.data.base import Dataset
+from bob_jax.data.base import Dataset, DetectionDataset
 from bob_jax.data.cards.card import DatasetCard
-from bob_jax.data.subset import first_of_each_class, share_of_each_class
+from bob_jax.data.subset import drawn, first_of_each_class, share_of_each_class
 from bob_jax.errors import BobError
 
 
@@ -23,7 +24,7 @@ class Amount:
 
     Attributes:
         shots: images a class; None for a percentage.
-        percent: of the images of each class; None for shots.
+        percent: of the images of each class, or of the images; None for shots.
     """
 
     shots: int | None
@@ -37,9 +38,10 @@ def parse(variant: str, found: DatasetCard) -> Amount:
         BobError: another word, an amount out of range, or a data set that has no training images.
     """
     match = re.fullmatch(r"(\d+)(shot|pct)", variant)
-    trains = found.task == "classification"
-    if match is None or not trains:
-        known = ", ".join([*found.variants, *(("5shot", "10pct") if trains else ())]) or "none"
+    offered = {"classification": ("shot", "pct"), "detection": ("pct",)}.get(found.task, ())
+    if match is None or match[2] not in offered:
+        examples = {"shot": "5shot", "pct": "10pct"}
+        known = ", ".join([*found.variants, *(examples[unit] for unit in offered)]) or "none"
         raise BobError(f"data set {found.name} has no variant '{variant}': there is {known}")
     number = int(match[1])
     if match[2] == "shot":
@@ -72,6 +74,10 @@ def take(dataset: Dataset, name: str, amount: Amount, draw: int) -> Dataset:
         if amount.shots is not None:
             splits[split] = first_of_each_class(source, amount.shots, draw)
             notes[split] += f"; of these {amount.shots} a class{least[split]}, draw {draw}"
+        elif isinstance(dataset, DetectionDataset):
+            assert amount.percent is not None
+            splits[split] = drawn(source, math.ceil(amount.percent * len(source) / 100))
+            notes[split] += f"; of these {amount.percent} % of the images, by hash of their ids, seed 0"
         else:
             assert amount.percent is not None
             splits[split] = share_of_each_class(source, amount.percent / 100)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bob_jax.data import catalog, duplicates
+from bob_jax.data import catalog, coco, duplicates
 from bob_jax.data.base import Dataset, Source
 from bob_jax.data.catalog import prepare
 from bob_jax.data.decode import CorruptImage
 from bob_jax.data.duplicates import Twin
-from bob_jax.data.subset import balanced
+from bob_jax.data.subset import balanced, drawn
 
 __all__ = ["available", "check", "prepare"]
 
@@ -89,9 +89,10 @@ def check(name: str, root: Path | None = None, sample: int | None = None) -> Rep
     """Reads a data set as a run would, and compares it with its card.
 
     Args:
-        name: in the catalogue, or `folder:PATH`.
+        name: in the catalogue, or `folder:PATH`, `coco:PATH`.
         root: where data sets are kept.
-        sample: decodes at most so many images of each split, class-balanced; all when None. Duplicates are only found
+        sample: decodes at most so many images of each split, class-balanced or, with objects, by hash; all when None.
+            Duplicates are only found
             among decoded images.
 
     Raises:
@@ -107,7 +108,9 @@ def check(name: str, root: Path | None = None, sample: int | None = None) -> Rep
         if twin is not None:  # every image a query, against all the others
             reports[split] = dataclasses.replace(reports[twin], expected=expected)
         else:
-            reports[split], pixels[split] = _read(source, expected, len(dataset.classes), sample)
+            take = drawn if dataset.task == "detection" else balanced
+            some = source if sample is None else take(source, sample)
+            reports[split], pixels[split] = _read(source, expected, len(dataset.classes), some)
     found = _duplicates(pixels) if dataset.task != "shift" else ()
     if sample is None and {"train", "test"} <= pixels.keys():
         twins = [Twin(twin, name, 1.0) for split, name, other, twin in found if (split, other) == ("train", "test")]
@@ -122,9 +125,8 @@ def _expected(card: catalog.DatasetCard | None, split: str) -> int | None:
     return card.sizes.get(split, card.sizes.get("all") if split == "train" else None)
 
 
-def _read(source: Source, expected: int | None, classes: int, sample: int | None) -> tuple[SplitReport, dict[str, str]]:
-    """The report of a split, and the hash of the pixels of each decoded image by id."""
-    some = source if sample is None else balanced(source, sample)
+def _read(source: Source, expected: int | None, classes: int, some: Source) -> tuple[SplitReport, dict[str, str]]:
+    """The report of a split, and the hash of the pixels of each image of `some` of it, decoded, by id."""
     hashes: dict[str, str] = {}
     corrupt = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -175,9 +177,12 @@ def _problems(
     for split, report in reports.items():
         held_out = [other for other in reports if card and split == "train" != other and other not in card.sizes]
         images = report.images + sum(reports[other].images for other in held_out)
+        if dataset.task == "detection":
+            images += coco.empty_images(dataset.splits[split])
         if report.expected is not None and images != report.expected:
             yield f"{split}: {images} images, expected {report.expected}"
-        if report.smallest_class == 0 and dataset.task != "retrieval":
+        lacking = report.smallest_class == 0 and dataset.task != "retrieval"
+        if lacking and (split == "train" or dataset.task != "detection"):  # rare objects need not be in every split
             yield f"{split}: a class without images"
         if report.corrupt:
             yield f"{split}: {len(report.corrupt)} images cannot be decoded, first {report.corrupt[0]}"

@@ -130,6 +130,18 @@ def balanced(source: Source, limit: int, seed: int = 0) -> Subset:
     return Subset(source, np.sort(np.array(order[:limit], np.int64)))
 
 
+def drawn(source: Source, limit: int, seed: int = 0) -> Subset:
+    """`limit` examples by hash, whatever their labels, in the source's order; a smaller number's are among a larger's.
+
+    Args:
+        source: examples.
+        limit: how many; a shorter source is kept whole.
+        seed: which ones.
+    """
+    order = sorted(range(len(source)), key=lambda index: _hash(source.ids[index], seed))
+    return Subset(source, np.sort(np.array(order[:limit], np.int64)))
+
+
 def first_of_each_class(source: Source, count: int, seed: int) -> Subset:
     """The first `count` examples of each class by hash, in the source's order; all of a smaller class."""
     rank, _ = _rank_in_class(source.ids, source.labels, seed)

@@ -151,7 +151,7 @@ def test_an_endless_loader_goes_on_from_far_away(source):
 
 def test_a_corrupt_picture_is_blank_on_its_batchs_canvas(tmp_path, source):
     image = next(index for index in range(23) if CANVAS[index] == 2)
-    broken = CocoSource(source._where, source._folder)
+    broken = CocoSource(source.where, source._folder)
     broken._folder = tmp_path  # no picture is there
     loader = evaluation(broken, skip_corrupt=True)
     batches = take(loader)

@@ -1,6 +1,7 @@
 """COCO folders: the official format, tools' formats, and everything that is wrong with them."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -145,6 +146,19 @@ def test_damaged_annotations_are_one_line(tmp_path, change, message):
     with pytest.raises(BobError, match=message) as error:
         _source(tmp_path, [{**annotations()[0], **change}])
     assert "\n" not in str(error.value)
+
+
+def test_a_packed_copy_is_the_same_source(tmp_path):
+    """What a worker process gets."""
+    source = _source(tmp_path)
+    again = pickle.loads(pickle.dumps(source))
+    assert again.truth() == source.truth() and again.fingerprint == source.fingerprint
+    for index in range(3):
+        ours, theirs = source[index], again[index]
+        for name in ("image", "boxes", "classes", "crowd", "label"):
+            np.testing.assert_array_equal(ours[name], theirs[name])
+        np.testing.assert_array_equal(ours["label"], source.labels[index])
+    np.testing.assert_array_equal(again.labels, source.labels)
 
 
 def test_a_corrupt_mask_names_its_object(tmp_path):

@@ -194,6 +194,11 @@ def test_cards_are_complete_and_their_metrics_exist():
             assert {"train", "validation", "test"} == (set(card.sizes) - {"all"}) | made
             assert set(card.sizes) & made == set() and bool(card.test_fraction) == ("all" in card.sizes)
             assert card.metric in METRICS
+        if card.task == "detection":
+            assert card.metric in ("box_ap", "mask_ap") and {"train", "validation", "test"} >= set(card.sizes) - {
+                "shifted"
+            }
+            assert card.validation_fraction or "validation" in card.sizes
         if card.task == "shift":
             assert card.sizes and card.shifted_from and card.metric in METRICS
 
