@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=lambda _: print(parser.format_help(), end="") or 0)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_results(commands)
+    _add_rank(commands)
     _add_backbones(commands)
     _add_own_backbones(commands)
     _add_data(commands)
@@ -65,6 +66,22 @@ def _add_results(commands: Any) -> None:
     form.add_argument("--csv", action="store_true", help="print CSV, nothing rounded")
     form.add_argument("--json", action="store_true", help="print JSON, nothing rounded")
     command.add_argument("--plot", metavar="PREFIX", help="also draw PREFIX.png/.svg and PREFIX-curves.png/.svg")
+
+
+def _add_rank(commands: Any) -> None:
+    command = _add(
+        commands, "rank", _rank, "who is best over all of it, with the ranks each may have (docs/ranking.md)"
+    )
+    command.add_argument("folder", nargs="?", default="results", help="folder of records, or of such folders (results)")
+    figures = ("mean_z", "mean_rank", "win_rate", "bradley_terry", "first_share")
+    command.add_argument("--by", choices=figures, default="mean_z", help="the figure that ranks (mean_z)")
+    words = "what is left out where cells are missing: the fewest, settings, backbones, or nothing (block)"
+    rules = ("block", "settings", "backbones", "available")
+    command.add_argument("--missing", choices=rules, default="block", help=words)
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print CSV, nothing rounded")
+    form.add_argument("--json", action="store_true", help="print JSON with all correlations, nothing rounded")
+    command.add_argument("--plot", metavar="PREFIX", help="also draw PREFIX.png/.svg")
 
 
 def _add_backbones(commands: Any) -> None:
@@ -134,15 +151,9 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], wor
 
 
 def _results(arguments: argparse.Namespace) -> int:
-    from bob_jax.results import boards, store, table
+    from bob_jax.results import boards, table
 
-    stores = store.stores_in(arguments.folder)
-    home = {record.cell.id: (record, place) for place in stores for record in place.read_all()}
-    failures = [failure for place in stores for failure in place.failures()]
-    for failure in failures:
-        print(f"failed: {failure.cell.id}: {failure.error}", file=sys.stderr)
-    if not home:
-        raise BobError(f"no record in '{arguments.folder}': `python main.py --config=configs/digits.py` makes some")
+    home, failures = _read(arguments.folder)
     records = [record for record, _ in home.values()]
     found = boards.boards(records, lambda cell_id: home[cell_id][1].per_example(cell_id))
     if arguments.json:
@@ -155,6 +166,49 @@ def _results(arguments: argparse.Namespace) -> int:
         from bob_jax.results import plot
 
         for file in plot.scores(found, arguments.plot) + plot.curves(found, records, f"{arguments.plot}-curves"):
+            print(f"drew {file}", file=sys.stderr)
+    return 0
+
+
+def _read(folder: str) -> tuple[dict[str, Any], list[Any]]:
+    """All records of a folder with the store each is in, by cell id, and the failures, which are told on stderr."""
+    from bob_jax.results import store
+
+    stores = store.stores_in(folder)
+    home = {record.cell.id: (record, place) for place in stores for record in place.read_all()}
+    failures = [failure for place in stores for failure in place.failures()]
+    for failure in failures:
+        print(f"failed: {failure.cell.id}: {failure.error}", file=sys.stderr)
+    if not home:
+        raise BobError(f"no record in '{folder}': `python main.py --config=configs/digits.py` makes some")
+    return home, failures
+
+
+def _rank(arguments: argparse.Namespace) -> int:
+    from bob_jax.backbones import pretraining
+    from bob_jax.results import boards
+    from bob_jax.results.ranking import analysis, table
+
+    home, _ = _read(arguments.folder)
+    records = [record for record, _ in home.values()]
+    found = analysis.analyse(
+        boards.boards(records, lambda cell_id: home[cell_id][1].per_example(cell_id)),
+        records,
+        lambda cell_id: home[cell_id][1].per_example(cell_id),
+        pretraining.images,
+        by=arguments.by,
+        missing=arguments.missing,
+    )
+    if arguments.json:
+        print(table.to_json(found), end="")
+    elif arguments.csv:
+        print(table.to_csv(found.ranking), end="")
+    else:
+        draw(table.tables(found))
+    if arguments.plot:
+        from bob_jax.results.ranking import plot
+
+        for file in plot.standings(found.ranking, arguments.plot):
             print(f"drew {file}", file=sys.stderr)
     return 0
 

@@ -73,7 +73,7 @@ def scores(boards: Sequence[Board], prefix: str | Path) -> list[Path]:
         figure.supxlabel(
             "line: 95 % bootstrap interval over test images; shaded: tied with the best", fontsize=8, color=MUTED
         )
-        return _save(figure, prefix)
+        return save(figure, prefix)
 
 
 def _draw_board(axes: Axes, board: Board) -> None:
@@ -148,7 +148,7 @@ def curves(boards: Sequence[Board], records: Sequence[Record], prefix: str | Pat
         for i, board in enumerate(panels):
             _draw_curves(figure.add_subplot(lines, columns, i + 1), board, drawn[board], colours)
         _draw_legend(figure, colours)
-        return _save(figure, prefix)
+        return save(figure, prefix)
 
 
 def _colours(boards: Sequence[Board]) -> dict[str, str]:
@@ -227,7 +227,12 @@ def _envelope(record: Record, key: str, higher: bool) -> dict[float, float]:
     return best
 
 
-def _save(figure: Figure, prefix: str | Path) -> list[Path]:
+def save(figure: Figure, prefix: str | Path) -> list[Path]:
+    """Writes a picture as `<prefix>.png` and `<prefix>.svg`, equal pictures as equal files.
+
+    Raises:
+        BobError: they cannot be written.
+    """
     files = [Path(f"{prefix}.{kind}") for kind in ("png", "svg")]
     for file in files:
         kind, content = file.suffix[1:], io.BytesIO()

@@ -1,0 +1,1 @@
+"""Who is best over many questions, and how sure that is. `docs/ranking.md` explains the method."""
