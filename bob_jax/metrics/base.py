@@ -37,6 +37,10 @@ class Metric:
         """The scores [R] under weights [R, N]."""
         return self.function(weights, *(outputs[name] for name in self.inputs))
 
+    def per_example(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The values [N] float64 whose weighted mean the score is; None where it is no such mean."""
+        return _over_conditions(outputs[self.inputs[0]]) if self.function is mean else None
+
 
 def mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Weighted mean: weights [R, N], values [N] or [N, K] -> [R]."""

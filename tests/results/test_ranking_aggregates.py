@@ -82,6 +82,13 @@ def test_ranks_wins_and_firsts_by_their_definitions(holes):
         assert first[b, s] == (1 / (equal + 1) if is_best else 0)
 
 
+@pytest.mark.parametrize("shape", [(1,), (2,), (9,), (4, 9), (2, 3, 30)])
+def test_places_are_scipys(shape):
+    values = np.random.default_rng(0).integers(0, 6, shape).astype(float)
+    values[values == 5] = np.inf
+    np.testing.assert_array_equal(aggregates.average_ranks(values), stats.rankdata(values, axis=-1))
+
+
 def test_one_backbone_wins_against_nobody():
     values = np.array([[0.5], [np.nan]])
     assert np.isnan(aggregates.win_shares(values, np.array([True]))).all()

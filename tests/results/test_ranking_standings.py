@@ -94,7 +94,7 @@ def test_backbones_with_equal_outputs_are_equal():
 
 
 def test_a_single_backbone_cannot_be_ranked():
-    with pytest.raises(BobError, match=r"^nothing to rank: 1 backbones and 2 settings"):
+    with pytest.raises(BobError, match=r"^nothing to rank: 1 backbone and 2 settings"):
         rank(grid({"a": 0.9}, datasets=("digits", "pets")))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from synthetic_records import simulate
 
+from bob_jax.metrics import bootstrap
 from bob_jax.metrics.base import Metric, mean
 from bob_jax.metrics.catalog import METRICS
 from bob_jax.results.boards import boards
@@ -145,7 +146,23 @@ def test_the_order_of_images_does_not_matter_nor_who_else_is_there():
     _, draws = draw(made)
     np.testing.assert_array_equal(draw(made, **shuffled)[1].values, draws.values)
     _, more = draw([*made, simulate("c", n=300), simulate("a", dataset="pets")])
-    np.testing.assert_array_equal(more.values[:, :2, :1], draws.values)
+    np.testing.assert_allclose(more.values[:, :2, :1], draws.values, rtol=1e-12)
+
+
+def test_means_in_one_product_are_the_metrics_one_by_one():
+    made = [simulate(name, metric=metric) for name in "ab" for metric in ("accuracy", "mean_per_class_accuracy")]
+    made = [
+        (dataclasses.replace(done, cell=dataclasses.replace(done.cell, id=f"{done.cell.id}{i}")), out)
+        for i, (done, out) in enumerate(made)
+    ]
+    table, draws = draw(made)
+    assert [one.metric for one in table.settings] == ["accuracy", "mean_per_class_accuracy"]
+    for s, setting in enumerate(table.settings):
+        for b, (_, out) in enumerate((made[0], made[2])):
+            key = uncertainty._number(0, "images", setting.images)
+            metric = METRICS[setting.metric]
+            expected = bootstrap.replicates(lambda w, m=metric, o=out: m.weighted(o, w), 360, RESAMPLES, key)
+            np.testing.assert_allclose(draws.values[:, b, s], expected, rtol=1e-12)
 
 
 def test_holes_stay_holes():

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import stats
 
 from bob_jax.errors import unknown_name
 from bob_jax.results.ranking.settings import per_task
@@ -53,7 +52,23 @@ def ranks(values: np.ndarray, higher_is_better: np.ndarray) -> np.ndarray:
     signed = np.where(higher_is_better, -values, values)
     present = np.isfinite(signed)
     # Behind all others the missing ones do not move anybody's place.
-    return np.where(present, stats.rankdata(np.where(present, signed, np.inf), axis=-2), np.nan)
+    placed = average_ranks(np.moveaxis(np.where(present, signed, np.inf), -2, -1))
+    return np.where(present, np.moveaxis(placed, -1, -2), np.nan)
+
+
+def average_ranks(values: np.ndarray) -> np.ndarray:
+    """Places along the last axis, the smallest first, from 1; equals share the mean of theirs: [..., n] -> [..., n]."""
+    order = np.argsort(values, axis=-1)
+    ascending = np.take_along_axis(values, order, axis=-1)
+    place = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
+    changes = ascending[..., 1:] != ascending[..., :-1]
+    edge = np.ones((*values.shape[:-1], 1), dtype=bool)
+    first = np.maximum.accumulate(np.where(np.concatenate([edge, changes], axis=-1), place, 0), axis=-1)
+    ends = np.where(np.concatenate([changes, edge], axis=-1), place, values.shape[-1])
+    last = np.minimum.accumulate(ends[..., ::-1], axis=-1)[..., ::-1]
+    ranked = np.empty(values.shape)
+    np.put_along_axis(ranked, order, (first + last) / 2 + 1, axis=-1)
+    return ranked
 
 
 def win_shares(values: np.ndarray, higher_is_better: np.ndarray) -> np.ndarray:

@@ -13,9 +13,10 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bob_jax.metrics import bootstrap
+from bob_jax.results.ranking.aggregates import average_ranks
 
 Kind = Literal["spearman", "kendall"]
 
@@ -53,7 +54,7 @@ def correlate(x: np.ndarray, y: np.ndarray, kind: Kind = "spearman") -> Correlat
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rho of [B] and [B], neither of them constant."""
-    a, b = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
+    a, b = (average_ranks(values) - (len(values) + 1) / 2 for values in (x, y))
     return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
 
 
@@ -70,7 +71,7 @@ def _interval(value: float, n: int, kind: Kind) -> tuple[float, float]:
     nearly = 1 - 12 / (n * (n**2 - 1)) if kind == "spearman" else 1 - 4 / (n * (n - 1))
     bounded = float(np.clip(value, -nearly, nearly))
     variance = (1 + bounded**2 / 2) / (n - 3) if kind == "spearman" else 0.437 / (n - 4)
-    half = stats.norm.ppf((1 + bootstrap.LEVEL) / 2) * np.sqrt(variance)
+    half = special.ndtri((1 + bootstrap.LEVEL) / 2) * np.sqrt(variance)
     low, high = np.tanh(np.arctanh(bounded) + np.array([-half, half]))
     return float(min(low, value)), float(max(high, value))
 

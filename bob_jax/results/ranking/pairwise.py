@@ -15,10 +15,10 @@ from itertools import combinations
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bob_jax.errors import BobError, unknown_name
-from bob_jax.metrics import base, bootstrap
+from bob_jax.metrics import bootstrap
 from bob_jax.metrics.base import Metric
 from bob_jax.metrics.catalog import METRICS
 
@@ -131,8 +131,9 @@ def _shared(
 
 def _share_of_images(metric: Metric, *outputs: Mapping[str, np.ndarray]) -> bool:
     """Whether the score is a share of images, each right or wrong once."""
-    plain = metric.function is base.mean and len(metric.inputs) == 1
-    return plain and all(one[metric.inputs[0]].dtype == bool and one[metric.inputs[0]].ndim == 1 for one in outputs)
+    values = [one[metric.inputs[0]] for one in outputs]
+    is_mean = all(metric.per_example(one) is not None for one in outputs)
+    return is_mean and all(value.dtype == bool and value.ndim == 1 for value in values)
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
@@ -144,7 +145,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     smaller, both = min(only_first, only_second), only_first + only_second
-    return min(1.0, 2 * float(stats.binom.cdf(smaller, both, 0.5)))
+    return min(1.0, 2 * float(special.bdtr(smaller, both, 0.5)))
 
 
 def exchange(

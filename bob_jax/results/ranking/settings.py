@@ -148,7 +148,7 @@ def without_holes(table: Settings, missing: Missing = "block") -> tuple[Settings
     for s in columns.copy():
         if (count := np.isfinite(table.values[:, s]).sum()) < 2:
             columns.remove(s)
-            left_out[table.settings[s].title] = f"{count} backbone: nobody to compare it with"
+            left_out[table.settings[s].title] = f"{counted(int(count), 'backbone')}: nobody to compare with"
     if missing == "backbones":
         for b in rows.copy():
             if holes := int(np.isnan(table.values[b, columns]).sum()):
@@ -165,10 +165,16 @@ def without_holes(table: Settings, missing: Missing = "block") -> tuple[Settings
         rows = [b for b in rows if np.isfinite(table.values[b, columns]).any()]
     if len(rows) < 2 or not columns:
         raise BobError(
-            f"nothing to rank: {len(table.backbones)} backbones and {len(table.settings)} settings have no two "
-            "backbones with a record each in the same setting left; run the same config for several backbones"
+            f"nothing to rank: {counted(len(table.backbones), 'backbone')} and "
+            f"{counted(len(table.settings), 'setting')} have no two backbones with a record each in the same setting "
+            "left; run the same config for several backbones"
         )
     return table.only(rows, columns), left_out
+
+
+def counted(n: int, what: str) -> str:
+    """As it is spoken: "1 setting", "2 settings"."""
+    return f"{n} {what}" + ("" if n == 1 else "s")
 
 
 def _cut_to_block(table: Settings, rows: list[int], columns: list[int]) -> dict[str, str]:

