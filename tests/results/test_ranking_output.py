@@ -4,6 +4,9 @@ import csv
 import dataclasses
 import io
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -11,6 +14,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from running import ROOT
 from synthetic_records import simulate
 
 from bob_jax import cli
@@ -201,3 +205,19 @@ code = main(["rank", {str(folder)!r}])
 sys.exit(code or ("jax" in sys.modules) or ("matplotlib" in sys.modules) or ("scipy.stats" in sys.modules))
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_the_commands_and_the_program_of_the_documentation(folder, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "ranking.md").read_text()
+    (tmp_path / "results").mkdir()
+    for name in ("digits", "fgvc"):  # the names the page uses
+        shutil.copytree(folder / "digits", tmp_path / "results" / name)
+    monkeypatch.chdir(tmp_path)
+    commands = re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    assert len(commands) == 4
+    for command in commands:
+        words = shlex.split(command.split("#")[0].split(">")[0])
+        assert (words[0], cli.main(words[1:])) == ("bob", 0)
+    capsys.readouterr()
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})
+    assert re.match(r"\[\('1-3', '\w+'\), ", capsys.readouterr().out)
