@@ -43,6 +43,34 @@ class Annotations:
         """Whether objects have segmentations. In a file where any has one, those without are sorted out."""
         return any(isinstance(one, dict) and one.get("segmentation") for one in self.objects)
 
+    def check(self) -> None:
+        """Looks whether images and categories have what is read of them.
+
+        Raises:
+            BobError: an entry that lacks something, an image without a size, or ids that are not all different.
+        """
+        parts: dict[str, tuple[Sequence[Any], tuple[str, ...]]] = {
+            "images": (self.images, ("id", "file_name", "height", "width")),
+            "categories": (self.categories, ("id", "name")),
+        }
+        where = self.where
+        for part, (rows, keys) in parts.items():
+            for row in rows:
+                if not isinstance(row, dict) or not all(key in row for key in keys):
+                    raise BobError(f"{where} has an entry in {part} without {', '.join(keys)}: {json.dumps(row)[:80]}")
+                if part == "images" and not all(isinstance(row[side], int) and row[side] > 0 for side in keys[2:]):
+                    raise BobError(
+                        f"{where} says image {row['id']} has no size: height and width are numbers of pixels"
+                    )
+            try:
+                ids = Counter(row["id"] for row in rows)
+            except TypeError as error:
+                raise BobError(f"{where} has an id in {part} that is neither a number nor a text") from error
+            if twice := [one for one, count in ids.items() if count > 1]:
+                raise BobError(f"{where} has id {twice[0]} twice in {part}: ids must differ")
+            if len({type(one) for one in ids}) > 1:
+                raise BobError(f"{where} has numbers and texts as ids in {part}: use one kind")
+
     def chosen(self, names: Sequence[str] | None) -> list[dict[str, Any]]:
         """The categories wanted (all when None), in the order of their ids.
 
@@ -120,15 +148,23 @@ def read(path: Path) -> Annotations:
     """An annotation file in COCO's format.
 
     Raises:
-        BobError: it is missing, no JSON, or lacks what images and categories need.
+        BobError: it is missing, no JSON, or lacks the lists of images, annotations and categories.
+    """
+    stored = content(path)
+    held = parse(stored, path)
+    return Annotations(path, held["images"], held["annotations"], held["categories"], hashlib.sha256(stored).digest())
+
+
+def content(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        BobError: it cannot be read.
     """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise BobError(f"cannot read annotations {path}: {error.strerror}") from error
-    held = parse(content, path)
-    checked(held, path)
-    return Annotations(path, held["images"], held["annotations"], held["categories"], hashlib.sha256(content).digest())
 
 
 def parse(content: bytes, path: Path) -> dict[str, Any]:
@@ -145,29 +181,6 @@ def parse(content: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(held, dict) or not all(isinstance(held.get(part), list) for part in parts):
         raise BobError(f"{path} is not in COCO's format: it needs the lists {', '.join(parts)}")
     return held
-
-
-def checked(held: Mapping[str, Any], path: Path) -> None:
-    """Looks whether images and categories have what is read of them.
-
-    Raises:
-        BobError: an entry that lacks something, an image without a size, or ids that are not all different.
-    """
-    needed = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name")}
-    for part, keys in needed.items():
-        for row in held[part]:
-            if not isinstance(row, dict) or not all(key in row for key in keys):
-                raise BobError(f"{path} has an entry in {part} without {', '.join(keys)}: {json.dumps(row)[:80]}")
-            if part == "images" and not all(isinstance(row[side], int) and row[side] > 0 for side in keys[2:]):
-                raise BobError(f"{path} says image {row['id']} has no size: height and width are numbers of pixels")
-        try:
-            ids = Counter(row["id"] for row in held[part])
-        except TypeError as error:
-            raise BobError(f"{path} has an id in {part} that is neither a number nor a text") from error
-        if twice := [one for one, count in ids.items() if count > 1]:
-            raise BobError(f"{path} has id {twice[0]} twice in {part}: ids must differ")
-        if len({type(one) for one in ids}) > 1:
-            raise BobError(f"{path} has numbers and texts as ids in {part}: use one kind")
 
 
 def _useless(one: Mapping[str, Any], image: Mapping[str, Any], has_masks: bool, what: str) -> str:

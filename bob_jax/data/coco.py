@@ -11,7 +11,6 @@ import functools
 import hashlib
 import os
 import pickle
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,7 @@ class CocoSource:
         classes: names in label order.
         ids: [N] ids of the images as text, in the order of the ids.
         sizes: [N, 2] int32, height and width of each image by the file, pixels.
+        categories: their ids (labels) and names, and LVIS's frequency where the file has it.
         left_out: how many objects or images are left out, by reason.
         has_masks: whether objects have segmentations.
         fingerprint: of the file's content, what was chosen of it, and names and sizes of the image files.
@@ -81,11 +81,13 @@ class CocoSource:
             BobError: a file that is missing, damaged or contradicts itself, or a class that it does not have.
         """
         held = annotations.read(annotated) if isinstance(annotated, Path) else annotated
+        held.check()
         self.where = held.where
         self._folder = images
-        categories = held.chosen(classes)
-        self.classes = tuple(str(category["name"]) for category in categories)
-        number = {category["id"]: label for label, category in enumerate(categories)}
+        chosen = held.chosen(classes)
+        self.classes = tuple(str(category["name"]) for category in chosen)
+        self.categories = [_category(one, label) for label, one in enumerate(chosen)]
+        number = {category["id"]: label for label, category in enumerate(chosen)}
         self.has_masks = held.has_masks
         objects, self.left_out = held.sorted_out(number)
         everything = sorted(held.images, key=lambda image: image["id"])
@@ -152,9 +154,18 @@ class CocoSource:
         rows = range(len(self)) if indices is None else indices
         return {
             "images": [{**self._images[row], "id": self.ids[row]} for row in rows],
-            "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes)],
+            "categories": self.categories,
             "annotations": [{**one, "image_id": self.ids[row]} for row in rows for one in self._objects(row)],
         }
+
+    def holding(self, labels: Sequence[int]) -> np.ndarray:
+        """[M] positions of the images in which any of these classes is (crowds do not count)."""
+        row, label = self._present
+        return np.unique(row[np.isin(label, list(labels))])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the table of labels, which can be made again: of LVIS it would take 0.5 GB in each worker process."""
+        return {name: value for name, value in vars(self).items() if name != "labels"}
 
     def _objects(self, index: int) -> list[dict[str, Any]]:
         objects: list[dict[str, Any]] = pickle.loads(self._packed[index])
@@ -218,58 +229,47 @@ def load(
         split: CocoSource(file, images, classes=classes, keep_empty=keep_empty or split != "train")
         for split, (file, images) in places.items()
     }
-    notes = {split: places[split][0].name for split in read}
-    return as_dataset(
-        read,
-        notes,
-        name=name or f"{OWN}{root}",
-        licence=licence,
-        validation_fraction=validation_fraction,
-    )
+    splits: dict[str, Source] = dict(read)
+    notes = {split: places[split][0].name + without(source) for split, source in read.items()}
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = hold_out_groups(read["train"], read["train"].ids, validation_fraction)
+        notes["validation"] = f"{validation_fraction:.0%} of {notes['train']}, by hash of the image's id, seed 0"
+        notes["train"] += ", without the images held out for validation"
+    return as_dataset(splits, notes, name=name or f"{OWN}{root}", licence=licence)
 
 
-def as_dataset(
-    read: Mapping[str, CocoSource],
-    notes: Mapping[str, str],
-    *,
-    name: str,
-    licence: str,
-    validation_fraction: float,
-) -> DetectionDataset:
+def as_dataset(splits: Mapping[str, Source], notes: Mapping[str, str], *, name: str, licence: str) -> DetectionDataset:
     """A data set of sources that have the same classes.
 
     Args:
-        read: "train" and "test"; "validation" may be missing and is then held out of train.
+        splits: "train", "validation" and "test", and "shifted" where there is one: `CocoSource`s or parts of them.
         notes: how each of them came to be.
         name: of the data set.
         licence: terms of the data.
-        validation_fraction: of the training images with objects, to be held out.
 
     Raises:
         BobError: sources with different classes.
     """
-    names = read["train"].classes
-    for source in read.values():
-        if source.classes != names:
-            raise BobError(f"{source.where} has other classes than {read['train'].where}: make them the same")
-    splits: dict[str, Source] = dict(read)
-    said = {split: notes[split] + _without(source.left_out) for split, source in read.items()}
-    if "validation" not in splits:
-        train = read["train"]
-        splits["train"], splits["validation"] = hold_out_groups(train, train.ids, validation_fraction)
-        said["validation"] = f"{validation_fraction:.0%} of {said['train']}, by hash of the image's id, seed 0"
-        said["train"] += ", without the images held out for validation"
-    order = ("train", "validation", "test")
-    version = hashlib.sha256("".join(read[split].fingerprint for split in sorted(read)).encode()).hexdigest()
+    whole = {split: _whole(source)[0] for split, source in splits.items()}
+    for source in whole.values():
+        if source.classes != whole["train"].classes:
+            raise BobError(f"{source.where} has other classes than {whole['train'].where}: make them the same")
+    version = hashlib.sha256("".join(dict.fromkeys(whole[split].fingerprint for split in sorted(whole))).encode())
+    order = [split for split in ("train", "validation", "test", "shifted") if split in splits]
     return DetectionDataset(
         name=name,
-        version=version[:16],
-        classes=names,
+        version=version.hexdigest()[:16],
+        classes=whole["train"].classes,
         splits={split: splits[split] for split in order},
-        split_notes={split: said[split] for split in order},
-        metric="mask_ap" if all(source.has_masks for source in read.values()) else "box_ap",
+        split_notes={split: notes[split] for split in order},
+        metric="mask_ap" if all(source.has_masks for source in whole.values()) else "box_ap",
         licence=licence,
     )
+
+
+def without(source: CocoSource) -> str:
+    """What a note on a split says of what is left out."""
+    return "".join(f"; {count} {reason} left out" for reason, count in sorted(source.left_out.items()))
 
 
 def empty_images(source: Source) -> int:
@@ -299,10 +299,6 @@ def _whole(source: Source) -> tuple[CocoSource, np.ndarray]:
     return source, indices
 
 
-def _without(left_out: Counter[str]) -> str:
-    return "".join(f"; {count} {reason} left out" for reason, count in sorted(left_out.items()))
-
-
 def _place(root: Path, split: str) -> tuple[Path, Path] | None:
     """Annotation file and image folder of a split; the first by name where several years are there."""
     for folder in SPLIT_FOLDERS[split]:
@@ -314,6 +310,12 @@ def _place(root: Path, split: str) -> tuple[Path, Path] | None:
         if (root / folder / BESIDE_IMAGES).is_file():
             return root / folder / BESIDE_IMAGES, root / folder
     return None
+
+
+def _category(one: Mapping[str, Any], label: int) -> dict[str, Any]:
+    """What scoring needs of a category's entry."""
+    frequency = {"frequency": one["frequency"]} if "frequency" in one else {}
+    return {"id": label, "name": str(one["name"]), **frequency}
 
 
 def _about(image: Mapping[str, Any], number: Mapping[Any, int]) -> dict[str, Any]:

@@ -7,6 +7,10 @@ alone: with the detections in the order of their scores, precision at true posit
 its envelope is the running maximum from the right, and AP is the mean of the envelope over the 101 recalls 0, 0.01, ...
 For a thousand draws at once this is one sparse product (detections between true positives, by image) and three
 accumulations. On the undrawn test set it must give the evaluator's own value: `evaluate` checks that every time.
+
+Where not every class was looked for in every image (LVIS, arXiv 1908.03195), a class is scored on the images in which
+somebody looked for it: those that hold it, and those whose `neg_category_ids` name it. Each class is then evaluated by
+itself, for of a thousand classes few concern an image.
 """
 
 import dataclasses
@@ -24,6 +28,8 @@ Kind = Literal["box", "mask"]
 IOUS = 10  # thresholds 0.5, 0.55, ..., 0.95
 AREAS = ("all", "small", "medium", "large")  # in pixels: below 32^2, between, above 96^2
 RECALLS = np.linspace(0, 1, 101)
+FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # LVIS's groups of classes
+MOST = 300  # detections of a class in an image where classes are scored by themselves, as LVIS allows; 100 otherwise
 AGREEMENT = 1e-9
 
 
@@ -94,21 +100,24 @@ def evaluate(
     Args:
         truth: the objects in COCO's format: "images" (id, height, width), "annotations" (image_id, category_id, bbox
             [left, top, width, height], area, iscrowd; segmentation for masks) and "categories" (id, name). Category ids
-            are class numbers.
+            are class numbers. Images with neg_category_ids are judged for these and for the classes they hold alone;
+            categories may have LVIS's frequency, "r", "c" or "f".
         found: on each of these images, once.
         kind: whether overlap is of boxes or of masks.
         resamples: bootstrap draws.
         seed: of the draws.
 
     Returns:
-        `{kind}_ap` over IoU 0.5 to 0.95, `{kind}_ap50`, `{kind}_ap75`, `{kind}_ap_small`, `_medium` and `_large`, and
-        `{kind}_ap/NAME` of each class. What has no object (no class has large ones, say) is left out.
+        `{kind}_ap` over IoU 0.5 to 0.95, `{kind}_ap50`, `{kind}_ap75`, `{kind}_ap_small`, `_medium` and `_large`,
+        `{kind}_ap_rare`, `_common` and `_frequent` where classes have frequencies, and `{kind}_ap/NAME` of each class.
+        What has no object (no class has large ones, say) is left out.
 
     Raises:
         BobError: images that do not fit, masks missing, or faster-coco-eval is not installed.
     """
     matches, reference = _match(truth, merge([found], [str(image["id"]) for image in truth["images"]]), kind)
     names = [f"{kind}_{name}" for name in ("ap", "ap50", "ap75", *(f"ap_{area}" for area in AREAS[1:]))]
+    names += [f"{kind}_ap_{FREQUENCIES[frequency]}" for frequency in _groups(truth)]
     names += [f"{kind}_ap/{category['name']}" for category in _categories(truth)]
     n = len(truth["images"])
     value = matches.scores(np.ones((1, n)))[0]
@@ -138,6 +147,11 @@ class _Curve:
     between: sparse.csr_array
     objects: np.ndarray
 
+    @classmethod
+    def empty(cls) -> "_Curve":
+        """That of no images."""
+        return cls(np.zeros(0, np.int64), sparse.csr_array((0, 0)), np.zeros(0))
+
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
         """Weights [N, R] -> [R]; nan where there is no object.
 
@@ -158,23 +172,33 @@ class _Curve:
 
 @dataclasses.dataclass(frozen=True)
 class _Matches:
-    """All curves of a test set, [class][area][IoU threshold]."""
+    """All curves of a test set.
+
+    Attributes:
+        curves: [class][area][IoU threshold].
+        images: [class] positions in the test set of the images that its curves count, all when None.
+        groups: positions of the classes of each frequency.
+    """
 
     curves: Sequence[Sequence[Sequence[_Curve]]]
+    images: Sequence[np.ndarray | None]
+    groups: Sequence[Sequence[int]]
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
-        """Weights [R, N] -> [R, 6 + K] in the order of `evaluate`."""
+        """Weights [R, N] -> [R, 6 + G + K] in the order of `evaluate`."""
         by_image = np.ascontiguousarray(weights.T)
-        table = np.array(
-            [[[curve.average_precision(by_image) for curve in area] for area in one_class] for one_class in self.curves]
-        )
-        return _summary(table).T
+        table = []
+        for one_class, images in zip(self.curves, self.images, strict=True):
+            mine = by_image if images is None else by_image[images]
+            table.append([[curve.average_precision(mine) for curve in area] for area in one_class])
+        return _summary(np.array(table), self.groups).T
 
 
-def _summary(table: np.ndarray) -> np.ndarray:
-    """AP by class, area, IoU threshold and draw [K, A, T, R] -> the scores [6 + K, R]."""
+def _summary(table: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
+    """AP by class, area, IoU threshold and draw [K, A, T, R] -> the scores [6 + G + K, R]."""
     over_ious = table.mean(axis=2)
     columns = [over_ious[:, 0], table[:, 0, 0], table[:, 0, 5], *(over_ious[:, area] for area in range(1, len(AREAS)))]
+    columns += [over_ious[list(group), 0] for group in groups]
     return np.concatenate([np.stack([_nanmean(column) for column in columns]), over_ious[:, 0]])
 
 
@@ -194,16 +218,55 @@ def _match(truth: Mapping[str, Any], found: Detections, kind: Kind) -> tuple[_Ma
     categories = [{"id": row, "name": str(category["name"])} for row, category in enumerate(_categories(truth), 1)]
     objects = COCO({"images": sizes, "categories": categories, "annotations": list(_objects(truth, kind))})
     answers = COCO({"images": sizes, "categories": categories, "annotations": list(_answers(truth, found, kind))})
-    run = COCOeval_faster(objects, answers, iouType={"box": "bbox", "mask": "segm"}[kind], separate_eval=True)
-    run.evaluate()
-    states = [image.__getstate__() for image in run._evalImgs_cpp]
-    run.accumulate()
-    precision = np.where(run.eval["precision"] < 0, np.nan, run.eval["precision"])[..., -1]  # [T, 101, K, A]
-    reference = _summary(precision.mean(axis=1).transpose(1, 2, 0)[..., None])[:, 0]
-    n = len(sizes)
-    blocks = [states[start : start + n] for start in range(0, len(states), n)]  # by class, then by area
-    curves = [_curves(block) for block in blocks]
-    return _Matches([curves[row : row + len(AREAS)] for row in range(0, len(curves), len(AREAS))]), reference
+    judged = _judged(truth)
+    curves: list[list[list[_Curve]]] = []
+    precisions = []
+    for part in [None] if judged is None else range(len(categories)):
+        run = COCOeval_faster(objects, answers, iouType={"box": "bbox", "mask": "segm"}[kind], separate_eval=True)
+        if judged is not None and part is not None:
+            if not len(judged[part]):  # nobody looked for it
+                curves.append([[_Curve.empty()] * IOUS] * len(AREAS))
+                precisions.append(np.full((IOUS, len(RECALLS), 1, len(AREAS)), np.nan))
+                continue
+            run.params.catIds, run.params.imgIds = [part + 1], (judged[part] + 1).tolist()
+            run.params.maxDets = [MOST]
+        run.evaluate()
+        states = [image.__getstate__() for image in run._evalImgs_cpp]
+        run.accumulate()
+        precisions.append(np.where(run.eval["precision"] < 0, np.nan, run.eval["precision"])[..., -1])  # [T, 101, K, A]
+        n = len(run.params.imgIds)
+        found_curves = [_curves(states[start : start + n]) for start in range(0, len(states), n)]  # by class, then area
+        curves += [found_curves[row : row + len(AREAS)] for row in range(0, len(found_curves), len(AREAS))]
+    groups = list(_groups(truth).values())
+    precision = np.concatenate(precisions, axis=2)
+    reference = _summary(precision.mean(axis=1).transpose(1, 2, 0)[..., None], groups)[:, 0]
+    return _Matches(curves, [None] * len(curves) if judged is None else judged, groups), reference
+
+
+def _judged(truth: Mapping[str, Any]) -> list[np.ndarray] | None:
+    """[class] positions of the images in which it was looked for; None where every class was, in every image."""
+    if not any("neg_category_ids" in image for image in truth["images"]):
+        return None
+    labels = {category["id"]: row for row, category in enumerate(_categories(truth))}
+    position = {image["id"]: row for row, image in enumerate(truth["images"])}
+    images: list[set[int]] = [set() for _ in labels]
+    for row, image in enumerate(truth["images"]):
+        for category in image["neg_category_ids"]:
+            images[labels[category]].add(row)
+    for one in truth["annotations"]:
+        images[labels[one["category_id"]]].add(position[one["image_id"]])
+    return [np.array(sorted(rows), np.int64) for rows in images]
+
+
+def _groups(truth: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Positions of the classes of each frequency, where they have any."""
+    ordered = _categories(truth)
+    frequencies = [category.get("frequency") for category in ordered]
+    return {
+        name: [row for row, frequency in enumerate(frequencies) if frequency == name]
+        for name in FREQUENCIES
+        if name in frequencies
+    }
 
 
 def _curves(states: Sequence[tuple]) -> list[_Curve]:

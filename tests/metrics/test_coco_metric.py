@@ -204,3 +204,85 @@ def test_every_image_exactly_once():
         evaluate(truth, some, "box")
     with pytest.raises(BobError, match="no masks"):
         evaluate(truth, Detections(found.images, found.image, found.label, found.score, found.boxes), "mask")
+
+
+def _federated(seed: int):
+    """What a data set is in which a few classes were looked for in each image, LVIS's way and ours."""
+    rng = np.random.default_rng(seed)
+    truth, found = _scene(seed, images=30)
+    kept = [one for one in truth["annotations"] if not one["iscrowd"]]  # LVIS has no crowds
+    images, regions = [], []
+    listed = {one["image_id"] for one in kept}  # an image without objects trips the evaluator's LVIS mode
+    taken = [row for row, image in enumerate(truth["images"]) if image["id"] in listed]
+    found = _part(found, taken)
+    for image in (truth["images"][row] for row in taken):
+        there = {one["category_id"] for one in kept if one["image_id"] == image["id"]}
+        vain = [label for label in range(4) if label not in there and rng.random() < 0.4]
+        many = [label for label in there if rng.random() < 0.4]
+        images.append({**image, "neg_category_ids": vain, "not_exhaustive_category_ids": many})
+        for label in many:
+            regions.append(
+                {"id": 10**6 + len(regions), "image_id": image["id"], "category_id": label, "iscrowd": 1}
+                | {"bbox": [-SIDE, -SIDE, 3 * SIDE, 3 * SIDE], "area": 9.0 * SIDE**2}  # what sticks out is in it too
+                | {"segmentation": _box_polygon([0, 0, SIDE, SIDE])}
+            )
+    categories = [{**one, "frequency": "rcfc"[one["id"]]} for one in truth["categories"]]
+    theirs = {"images": images, "categories": categories, "annotations": kept}
+    return theirs, {**theirs, "annotations": kept + regions}, found
+
+
+def _lvis(truth, found: Detections, kind: str) -> dict[str, float]:
+    from faster_coco_eval import COCO, COCOeval_faster
+    from pycocotools import mask
+
+    answers = []
+    for row in range(len(found.image)):
+        left, top, right, bottom = found.boxes[row].tolist()
+        answers.append(
+            {"id": row + 1, "image_id": int(found.images[found.image[row]]), "category_id": int(found.label[row]) + 1}
+            | {"score": float(found.score[row]), "bbox": [left, top, right - left, bottom - top], "iscrowd": 0}
+            | {"segmentation": found.masks[row]}
+            | {"area": (right - left) * (bottom - top) if kind == "box" else float(mask.area(found.masks[row]))}
+        )
+    later = [{**one, "id": one["id"] + 1, "category_id": one["category_id"] + 1} for one in truth["annotations"]]
+    categories = [{**one, "id": one["id"] + 1} for one in truth["categories"]]
+    images = [
+        image | {name: [label + 1 for label in image[name]] for name in image if name.endswith("category_ids")}
+        for image in truth["images"]
+    ]
+    objects = COCO({"images": images, "categories": categories, "annotations": later})
+    found_ones = COCO({"images": images, "categories": categories, "annotations": answers})
+    iou_type = {"box": "bbox", "mask": "segm"}[kind]
+    run = COCOeval_faster(objects, found_ones, iouType=iou_type, lvis_style=True, print_function=lambda *_: None)
+    run.params.maxDets = [300]
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    names = {"ap": "AP_all", "ap50": "AP_50", "ap75": "AP_75", "ap_rare": "APr", "ap_common": "APc"}
+    names |= {f"ap_{area}": f"AP_{area}" for area in ("small", "medium", "large")} | {"ap_frequent": "APf"}
+    return {f"{kind}_{name}": float(run.stats_as_dict[theirs]) for name, theirs in names.items()}
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize("seed", range(3))
+def test_federated_scores_are_those_of_the_evaluators_lvis_mode(kind, seed):
+    """A region over the whole image says that not all objects of a class are marked there."""
+    theirs, ours, found = _federated(seed)
+    scores = evaluate(ours, found, kind, resamples=10)
+    expected = _lvis(theirs, found, kind)
+    for name, value in expected.items():
+        assert abs(scores[name].value - value) < 1e-9, name
+    every = [{name: image[name] for name in ("id", "height", "width")} for image in ours["images"]]
+    plain = evaluate({**ours, "images": every}, found, kind, resamples=5)
+    assert abs(plain[f"{kind}_ap"].value - scores[f"{kind}_ap"].value) > 1e-3  # it makes a difference
+    assert scores[f"{kind}_ap"].low < scores[f"{kind}_ap"].value < scores[f"{kind}_ap"].high
+    assert not any(name.endswith("zebu") for name in scores)
+
+
+def test_a_class_that_nobody_looked_for_has_no_score():
+    _, truth, found = _federated(4)
+    for image in truth["images"]:
+        image["neg_category_ids"] = [label for label in image["neg_category_ids"] if label != 3]
+    assert (found.label == 3).any()
+    scores = evaluate(truth, found, "box", resamples=5)
+    assert "box_ap/zebu" not in scores and "box_ap/cat" in scores
