@@ -21,6 +21,7 @@ from bob_jax.protocols.linear_probe import LinearProbe
 from bob_jax.protocols.ood import OutOfDistribution
 from bob_jax.protocols.published_head import PublishedHead
 from bob_jax.protocols.retrieval import Retrieval
+from bob_jax.protocols.transferability import Transferability
 from bob_jax.protocols.zero_shot import ZeroShot
 from bob_jax.results.record import cell_id
 
@@ -28,7 +29,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     kind.name: kind
     for kind in (
         *(PublishedHead, ZeroShot, KNN, LinearProbe, AugmentedProbe, Finetune),
-        *(OutOfDistribution, Retrieval, Adversarial),
+        *(OutOfDistribution, Retrieval, Adversarial, Transferability),
     )
 }
 

@@ -37,7 +37,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     offer = Offer(
         backbones=BACKBONES,
         datasets=(*NATURAL, *SATELLITE, *MEDICAL, *STRUCTURED),
-        protocols=("published_head", "zero_shot", "knn", "linear_probe", "augmented_probe", "finetune"),
+        protocols=(
+            *("published_head", "zero_shot", "knn", "linear_probe", "augmented_probe", "finetune", "transferability"),
+        ),
         default_backbones=DEFAULT_BACKBONES,
         default_protocols=("knn", "linear_probe", "augmented_probe", "finetune"),
     )

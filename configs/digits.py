@@ -103,6 +103,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "top_k": 20,
         "batch_size": 256,
     },
+    "transferability": {"images": 1000, "batch_size": 256},
 }
 
 
@@ -113,6 +114,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         datasets=("digits", "digits_c", "digits_from_print", "digits_retrieval"),
         protocols=tuple(PROTOCOLS),
         default_backbones=DEFAULT,
+        default_protocols=tuple(name for name in PROTOCOLS if name != "transferability"),  # a guess, not a judgement
         heads=("linear_probe", "augmented_probe", "finetune"),
         default_heads=("linear_probe",),
     )

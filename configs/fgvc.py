@@ -23,7 +23,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     offer = Offer(
         backbones=BACKBONES,
         datasets=DATASETS,
-        protocols=("knn", "linear_probe", "augmented_probe", "finetune"),
+        protocols=("knn", "linear_probe", "augmented_probe", "finetune", "transferability"),
+        default_protocols=("knn", "linear_probe", "augmented_probe", "finetune"),
         default_backbones=DEFAULT_BACKBONES,
     )
     return config("fgvc", argument, offer, PROTOCOLS)

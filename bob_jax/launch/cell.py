@@ -161,7 +161,7 @@ def _scores(result: Result) -> dict[str, record.Score]:
     """Every score that the outputs allow, and those the protocol made itself."""
     metrics = {name: metric for name, metric in METRICS.items() if set(metric.inputs) <= set(result.outputs)}
     better = {name: metric.higher_is_better for name, metric in metrics.items()} | dict(result.higher_is_better)
-    estimates = bootstrap.intervals(metrics, result.outputs) | dict(result.scores)
+    estimates = (bootstrap.intervals(metrics, result.outputs) if metrics else {}) | dict(result.scores)
     return {
         name: record.Score(**dataclasses.asdict(estimate), higher_is_better=better[name])
         for name, estimate in estimates.items()

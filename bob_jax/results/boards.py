@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bob_jax.metrics import bootstrap
+from bob_jax.metrics import bootstrap, transferability
 from bob_jax.metrics.catalog import METRICS
 from bob_jax.results.record import Cost, Record
 
@@ -79,7 +79,8 @@ class Board:
     @property
     def percent(self) -> bool:
         """Whether the scores read best in percent: shares of something, not losses."""
-        return self.higher_is_better and all(0 <= row.value <= 1 for row in self.rows)
+        shares = self.higher_is_better and self.metric not in transferability.NAMES
+        return shares and all(0 <= row.value <= 1 for row in self.rows)
 
 
 def boards(records: Sequence[Record], per_example: PerExample) -> list[Board]:

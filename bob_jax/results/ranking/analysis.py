@@ -89,6 +89,6 @@ def analyse(
 
 def _cheap(boards: Sequence[Board], records: Sequence[Record]) -> list[CheapAnswer]:
     try:
-        return cheap_answers.cheap_answers(settings.from_boards(boards, records))
+        return cheap_answers.cheap_answers(settings.from_boards(boards, records, predictions=True))
     except BobError:  # nothing was fine-tuned: there is no such answer, and nothing wrong
         return []

@@ -30,7 +30,9 @@ TASKS = {
     "adversarial": "adversarial",
     "retrieval": "retrieval",
     "detection": "detection",
+    "transferability": "classification",
 }
+PREDICTIONS = ("transferability",)  # guess how good a backbone will be; they do not count in a ranking
 NOT_JUDGED = ("train", "validation")  # splits that no score is of
 
 
@@ -97,30 +99,46 @@ def task_of(protocol: str) -> str:
     return TASKS[max(fitting, key=len)] if fitting else protocol
 
 
-def from_boards(boards: Sequence[Board], records: Iterable[Record]) -> Settings:
+def from_boards(boards: Sequence[Board], records: Iterable[Record], *, predictions: bool = False) -> Settings:
     """The table of all boards.
 
     Args:
         boards: one a setting.
         records: those that the boards were made from.
+        predictions: with the scores of protocols that only guess, a column for each of them: "transferability: logme".
     """
     by_id = {record.cell.id: record for record in records}
-    backbones = sorted({row.backbone for board in boards for row in board.rows})
-    values = np.full((len(backbones), len(boards)), np.nan)
-    cells: list[list[tuple[str, ...]]] = [[() for _ in boards] for _ in backbones]
-    for s, board in enumerate(boards):
+    columns = [
+        (board, metric)
+        for board in boards
+        for metric in _columns(board, by_id[board.rows[0].cells[0]])
+        if predictions or board.protocol not in PREDICTIONS
+    ]
+    backbones = sorted({row.backbone for board, _ in columns for row in board.rows})
+    values = np.full((len(backbones), len(columns)), np.nan)
+    cells: list[list[tuple[str, ...]]] = [[() for _ in columns] for _ in backbones]
+    for s, (board, metric) in enumerate(columns):
         for row in board.rows:
             b = backbones.index(row.backbone)
-            values[b, s], cells[b][s] = row.value, row.cells
-    settings = tuple(_setting(board, by_id[board.rows[0].cells[0]]) for board in boards)
+            cells[b][s] = row.cells
+            values[b, s] = np.mean([by_id[cell].metrics[metric].value for cell in row.cells])
+    settings = tuple(_setting(board, metric, by_id[board.rows[0].cells[0]]) for board, metric in columns)
     return Settings(tuple(backbones), settings, values, tuple(map(tuple, cells)))
 
 
-def _setting(board: Board, record: Record) -> Setting:
+def _columns(board: Board, record: Record) -> tuple[str, ...]:
+    """The scores of a board that are settings: the one that ranks; of a guess each is one of its own."""
+    return tuple(record.metrics) if board.protocol in PREDICTIONS else (board.metric,)
+
+
+def _setting(board: Board, metric: str, record: Record) -> Setting:
     judged = {name: split.fingerprint for name, split in record.dataset.splits.items() if name not in NOT_JUDGED}
     images = hashlib.sha256(repr(sorted(judged.items())).encode()).hexdigest()
-    task = task_of(board.protocol)
-    return Setting(board.title, task, board.dataset, board.protocol, board.metric, board.higher_is_better, images)
+    title, protocol = board.title, board.protocol
+    if board.protocol in PREDICTIONS:
+        title, protocol = f"{title}: {metric}", f"{protocol}: {metric}"
+    higher = record.metrics[metric].higher_is_better
+    return Setting(title, task_of(board.protocol), board.dataset, protocol, metric, higher, images)
 
 
 def without_holes(table: Settings, missing: Missing = "block") -> tuple[Settings, dict[str, str]]:
