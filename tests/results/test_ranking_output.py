@@ -75,6 +75,7 @@ def test_rank_without_options_reads_the_folder_results(folder, monkeypatch, caps
     assert any(line.startswith("does it order backbones as fine-tuning does?") for line in lines)
     assert "left out: newcomer: 3 of 4 settings missing" in lines
     assert "one data set in retrieval: the intervals do not say what others would do there" in lines
+    assert "fewer than 5 data sets in classification: intervals and ranges are somewhat too narrow" in lines
     assert "…" not in captured.out
     assert captured.err == ""
 

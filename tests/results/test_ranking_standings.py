@@ -38,7 +38,7 @@ def test_clear_leaders_have_a_rank_and_equals_a_range():
     assert {name: one.parameters for name, one in found.items()} == {"a": None, "b": 5.0, "c": 5.0, "d": 5.0}
     assert (ranking.by, ranking.level, ranking.missing, ranking.left_out) == ("mean_z", 0.95, "block", {})
     assert ranking.tasks == ("classification",)
-    assert ranking.single == ()
+    assert ranking.data_sets == {"classification": 3}
 
 
 def test_figures_are_the_aggregates_of_the_table_with_intervals_around_them():
@@ -77,7 +77,7 @@ def test_two_backbones_and_one_setting():
     first, second = ranking.standings
     assert (first.figures["mean_z"].value, second.figures["mean_z"].value) == (1.0, -1.0)
     assert (first.range, second.range) == ("1", "2")
-    assert ranking.single == ("classification",)
+    assert ranking.data_sets == {"classification": 1}
 
 
 def test_backbones_with_equal_outputs_are_equal():
@@ -121,7 +121,7 @@ def test_tasks_have_their_own_z_and_weigh_alike():
     assert TASKS["retrieval"] == "retrieval"
     ranking = rank(made)
     assert ranking.tasks == ("classification", "retrieval")
-    assert ranking.single == ("retrieval",)
+    assert ranking.data_sets == {"classification": 2, "retrieval": 1}
     for b, name in enumerate(ranking.table.backbones):
         one = by_name(ranking)[name]
         means = [one.tasks[task].value for task in ranking.tasks]

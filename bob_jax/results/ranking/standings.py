@@ -82,10 +82,10 @@ class Ranking:
         return tuple(dict.fromkeys(self.table.tasks))
 
     @property
-    def single(self) -> tuple[str, ...]:
-        """Tasks of one data set: no interval holds the choice of that."""
+    def data_sets(self) -> dict[str, int]:
+        """Data sets of each task: of one no interval holds the choice, of fewer than five it holds too little of it."""
         sets = {task: {one.images for one in self.table.settings if one.task == task} for task in self.tasks}
-        return tuple(task for task in self.tasks if len(sets[task]) == 1)
+        return {task: len(images) for task, images in sets.items()}
 
 
 def rank(

@@ -28,6 +28,7 @@ NAMES: dict[Aggregate, str] = {
     "first_share": "first %",
 }
 PERCENT: tuple[Aggregate, ...] = ("win_rate", "first_share")
+ENOUGH = 5  # data sets of a task, for a bootstrap over them
 
 
 def tables(analysis: Analysis) -> Group:
@@ -117,15 +118,17 @@ def _cheap(one: CheapSummary) -> tuple[str, ...]:
 def notes(ranking: Ranking) -> list[str]:
     """What a reader of the ranking must know, a line each."""
     lines = ["rank: all these ranges together hold the true ranks with 95 %; in bold: who may be first"]
-    if ranking.single:
-        lines.append(
-            f"one data set in {', '.join(ranking.single)}: the intervals do not say what others would do there"
-        )
+    one = [task for task, count in ranking.data_sets.items() if count == 1]
+    few = [task for task, count in ranking.data_sets.items() if 1 < count < ENOUGH]
+    if one:
+        lines.append(f"one data set in {', '.join(one)}: the intervals do not say what others would do there")
+    if few:
+        lines.append(f"fewer than {ENOUGH} data sets in {', '.join(few)}: intervals and ranges are somewhat too narrow")
     if ranking.without_images:
         lines.append(
             f"{counted(len(ranking.without_images), 'cell')} without per-image outputs: drawn from their intervals"
         )
-    if ranking.missing == "available" and any(len(one.tasks) < len(ranking.tasks) for one in ranking.standings):
+    if ranking.missing == "available" and any(len(other.tasks) < len(ranking.tasks) for other in ranking.standings):
         lines.append("some backbones lack whole tasks: theirs are means over other questions")
     lines += [f"left out: {name}: {why}" for name, why in ranking.left_out.items()]
     return lines
@@ -159,7 +162,7 @@ def to_json(analysis: Analysis) -> str:
         **{name: getattr(ranking, name) for name in ("by", "level", "missing", "weighting", "standings", "left_out")},
         "settings": ranking.table.settings,
         "without_images": ranking.without_images,
-        "tasks_of_one_data_set": ranking.single,
+        "data_sets": ranking.data_sets,
         **{
             name: getattr(analysis, name)
             for name in (
