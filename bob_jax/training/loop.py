@@ -86,6 +86,7 @@ def fit(
     stats: Any = None,
     frozen: Any = None,
     accumulate: int = 1,
+    shapes: int = 1,
     ema_decay: float | None = None,
     checkpointing: Checkpointing | None = None,
     evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
@@ -103,13 +104,14 @@ def fit(
         params: nested dicts of arrays, the same on every process; copied.
         loss_fn: see `training.step.LossFn`.
         tx: the optimizer.
-        batches: see `Batches`. All batches have the same shapes; a short one is padded and masked by its maker.
+        batches: see `Batches`. A batch that is not full is padded and masked by its maker.
         total_steps: where the run ends, counted from its very beginning.
         mesh: as of `make_mesh`.
         key: PRNG key of the run.
         stats: nested dicts of batch statistics; None for none.
         frozen: any tree of arrays that the loss needs and nobody changes, such as a frozen backbone.
         accumulate: micro-batches per step.
+        shapes: in how many different shapes batches come; one program is compiled for each.
         ema_decay: decay of a moving average of the parameters; None for none.
         checkpointing: where and how often to save; None: a killed run starts again from 0.
         evaluate: state -> metrics, at the end and every `eval_every` steps. It must not donate the state.
@@ -122,7 +124,8 @@ def fit(
 
     Raises:
         Diverged: the loss or the state is not finite. The last checkpoint is good.
-        BobError: the batches end too soon, or a checkpoint cannot be read or written. The last checkpoint is good.
+        BobError: the batches end too soon, or have more shapes than `shapes`; or a checkpoint cannot be read or
+            written. The last checkpoint is good.
         Preempted: SIGTERM or Ctrl-C came. The state is saved; the next start goes on from there.
     """
     if checkpointing and checkpointing.best and not evaluate:
@@ -149,19 +152,22 @@ def fit(
         frozen = place(frozen, mesh)
         feed = _feed(batches, start, total_steps, mesh)
         batch = next(feed, None)
-        train_step: Any = None
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        programs = _Programs(make_train_step(loss_fn, tx, shardings, accumulate, ema_decay), shapes)
         if batch is not None:
-            shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-            jitted = make_train_step(loss_fn, tx, shardings, accumulate, ema_decay)
             clock.lap("other_seconds")
-            # Ahead of time: a batch of another shape is an error then, not another program.
-            train_step = jitted.lower(state, frozen, batch).compile()
+            programs.of(state, frozen, batch)
             clock.lap("compile_seconds")
 
         # The order matters. The next batch is fetched while the devices are busy; a state is checked before it is
         # evaluated, and evaluated before it is saved, so that a checkpoint holds its own score.
         for step in range(start + 1, total_steps + 1):  # `step`: steps finished when this one is
-            state, sums = train_step(state, frozen, batch)
+            if programs.lack(batch):
+                reports.wait()
+                clock.lap("step_seconds")
+                programs.of(state, frozen, batch)
+                clock.lap("compile_seconds")
+            state, sums = programs.of(state, frozen, batch)(state, frozen, batch)
             batch = next(feed, None)
             reports.add(step, sums)
             signal_number = stop.pending()
@@ -207,6 +213,32 @@ def _feed(batches: Batches, start: int, total_steps: int, mesh: Mesh) -> Iterato
         yield put_batch(batch, mesh)
 
 
+class _Programs:
+    """The compiled training step, one for each shape of batch; compiled ahead, so that a shape too many is an error."""
+
+    def __init__(self, step: jax.stages.Wrapped, shapes: int) -> None:
+        self._step, self._shapes = step, shapes
+        self._compiled: dict[Any, Any] = {}
+
+    def lack(self, batch: Any) -> bool:
+        """Whether this batch's program has yet to be compiled."""
+        return self._key(batch) not in self._compiled
+
+    def of(self, state: TrainState, frozen: Any, batch: Any) -> Any:
+        """The program for this batch."""
+        if self.lack(batch):
+            if len(self._compiled) == self._shapes:
+                found = ", ".join(f"{name} {list(shape)}" for name, shape, _ in self._key(batch))
+                raise BobError(
+                    f"a batch of another shape than the {self._shapes} before: {found}: pad all batches alike"
+                )
+            self._compiled[self._key(batch)] = self._step.lower(state, frozen, batch).compile()
+        return self._compiled[self._key(batch)]
+
+    def _key(self, batch: Any) -> Any:
+        return tuple((name, value.shape, value.dtype) for name, value in sorted(batch.items()))
+
+
 class _Reports:
     """Collects the sums of the steps since the last report, watches the loss, and writes the means."""
 
@@ -223,9 +255,13 @@ class _Reports:
 
     def add(self, step: int, sums: dict[str, jax.Array]) -> None:
         """Takes the sums of a step, and waits for the step before: with more than two in flight, batches pile up."""
+        self.wait()
+        self._window.append((step, sums))
+
+    def wait(self) -> None:
+        """Waits for the steps that were taken."""
         if self._window:
             jax.block_until_ready(self._window[-1][1])
-        self._window.append((step, sums))
 
     def check(self) -> None:
         """Waits for all steps. BobError with the first step whose loss is not finite."""

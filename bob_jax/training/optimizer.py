@@ -3,7 +3,7 @@
 Every number may be a traced array, so that `grid` can train many settings at once. Parameters are named by dotted path.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,6 +38,23 @@ def schedule(
         progress = jnp.clip((count - warmup_steps) / (total_steps - warmup_steps), 0, 1)
         cosine = final + (base - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
         return jnp.where(count < warmup_steps, warmup, cosine)
+
+    return rate
+
+
+def step_schedule(base: float, falls: Sequence[int], warmup_steps: int = 0, factor: float = 0.1) -> Schedule:
+    """Linear warm-up from 0, then a constant rate that falls by a factor at some steps, as detectors are often trained.
+
+    Args:
+        base: the highest rate.
+        falls: steps from which the rate is `factor` times what it was before.
+        warmup_steps: steps of warm-up.
+        factor: of each fall.
+    """
+
+    def rate(count: jax.Array) -> jax.Array:
+        fallen = sum((count >= step).astype(jnp.float32) for step in falls)
+        return base * jnp.minimum(count / max(warmup_steps, 1), 1) * factor**fallen
 
     return rate
 

@@ -49,6 +49,9 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
+HIDDEN = ("step", "steps_per_second")  # said in other words
+
+
 class Progress:
     """How far a run is: a bar with rate and time left on a terminal, else a line per report; process 0 alone."""
 
@@ -87,11 +90,11 @@ class Progress:
             self._bar.update(self._task, completed=step)
 
     def report(self, row: Mapping[str, Any]) -> None:
-        """Shows the metrics of a report, and the time left at its rate."""
+        """Shows the metrics of a report, but those with a slash in their names, and the time left at its rate."""
         if not self._shown:
             return
         step, rate = row["step"], row["steps_per_second"]
-        metrics = " ".join(f"{name} {row[name]:.4g}" for name in row if name not in ("step", "steps_per_second"))
+        metrics = " ".join(f"{name} {row[name]:.4g}" for name in row if name not in HIDDEN and "/" not in name)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, rate=f"{rate:.3g} steps/s", metrics=metrics)
             return
