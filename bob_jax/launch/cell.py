@@ -27,11 +27,12 @@ from bob_jax.training import mesh as meshes
 
 
 class Judged(NamedTuple):
-    """What a cell leaves behind: its record, what it knows of each test image, and the weights it trained if any."""
+    """What a cell leaves behind: its record, what it knows of each test image, the weights it trained, and pictures."""
 
     record: record.Record
     per_example: dict[str, np.ndarray]
     weights: Mapping[str, np.ndarray] | None
+    pictures: Mapping[str, np.ndarray]
 
 
 @functools.lru_cache(maxsize=1)
@@ -134,7 +135,7 @@ def run(job: Job, mesh: jax.sharding.Mesh, workdir: Path, num_workers: int | Non
             if result.grid
             else None
         ),
-        notes=dict(result.notes) | ({} if twins is None else {"test_images_also_in_train": len(twins)}),
+        notes=_notes(result, twins),
         cost=record.Cost(
             wall_seconds=time.perf_counter() - started,
             **dataclasses.asdict(result.cost),
@@ -143,7 +144,7 @@ def run(job: Job, mesh: jax.sharding.Mesh, workdir: Path, num_workers: int | Non
         environment=where(),
         created=record.now(),
     )
-    return Judged(done, dict(result.outputs), result.weights)
+    return Judged(done, dict(result.outputs), result.weights, result.pictures)
 
 
 def _trained(job: Job, competitor: Competitor, mesh: jax.sharding.Mesh, store: Store) -> Trained | None:
@@ -184,6 +185,13 @@ def _without(twins: frozenset[str], main: str, result: Result) -> dict[str, reco
     estimate = bootstrap.intervals({main: METRICS[main]}, outputs)[main]
     better = METRICS[main].higher_is_better
     return {f"{main}_without_duplicates": record.Score(**dataclasses.asdict(estimate), higher_is_better=better)}
+
+
+def _notes(result: Result, twins: frozenset[str] | None) -> dict[str, Any]:
+    notes = dict(result.notes)
+    if twins is not None:
+        notes["test_images_also_in_train"] = len(twins)
+    return notes | ({"pictures": sorted(result.pictures)} if result.pictures else {})
 
 
 def describe(job: Job) -> record.Cell:

@@ -94,7 +94,8 @@ class _Launcher:
         return True
 
     def _keeps_weights(self, cell: Cell) -> bool:
-        return cell.protocol.makes_head and (self.config["keep_weights"] or cell in self.sources)
+        asked = cell.protocol.makes_head and (self.config["keep_weights"] or cell in self.sources)
+        return bool(cell.protocol.keeps_weights or asked)
 
     def _done(self, job: single.Job) -> bool:
         """Whether all that is asked for is there; process 0 looks, so that all processes go the same way."""
@@ -108,7 +109,7 @@ class _Launcher:
         record = judged.record
         if self.leads:
             kept = judged.weights if self._keeps_weights(job.cell) else None
-            self.store.write(record, judged.per_example, kept)
+            self.store.write(record, judged.per_example, kept, judged.pictures)
             for checkpoints in workdir.glob("**/checkpoints"):  # nothing is left to resume; the journals stay
                 shutil.rmtree(checkpoints)
         score = record.metrics[record.main_metric]

@@ -132,6 +132,12 @@ def evaluate(
     }
 
 
+def score(truth: Mapping[str, Any], found: Detections, kind: Kind) -> float:
+    """`{kind}_ap` alone, as `evaluate` gives it, without its interval; nan where there is no object."""
+    _, reference = _match(truth, merge([found], [str(image["id"]) for image in truth["images"]]), kind)
+    return float(reference[0])
+
+
 @dataclasses.dataclass(frozen=True)
 class _Curve:
     """One precision-recall curve, by images.

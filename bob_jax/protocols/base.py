@@ -104,6 +104,7 @@ class Result:
         higher_is_better: whether that holds for each of `scores`.
         main_metric: the score that ranks backbones, where it is not the data set's.
         notes: facts for the record, plain data.
+        pictures: [H, W, 3] uint8 by name, kept beside the record for people to look at.
     """
 
     outputs: Mapping[str, np.ndarray]
@@ -116,6 +117,7 @@ class Result:
     higher_is_better: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     main_metric: str | None = None
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pictures: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +129,14 @@ class Protocol(abc.ABC):
         tasks: kinds of data set it can judge.
         makes_head: whether the result has weights: a head that other protocols can judge further.
         needs_head: whether it judges such a head, and trains nothing.
+        keeps_weights: whether the weights are kept with the record without being asked for.
     """
 
     name: typing.ClassVar[str]
     tasks: typing.ClassVar[tuple[Task, ...]] = ("classification",)
     makes_head: typing.ClassVar[bool] = False
     needs_head: typing.ClassVar[bool] = False
+    keeps_weights: typing.ClassVar[bool] = False
 
     def drop_path_rate(self) -> float:
         """Rate the backbone is built with; only a protocol that trains the backbone has one."""

@@ -1,6 +1,6 @@
 """The results folder: `<id>.json` is a cell's record, `<id>.npz` its per-example outputs, `<id>.failed.json` a failure.
 
-`<id>.safetensors` holds the weights that the cell trained, where they were to be kept.
+`<id>.safetensors` holds the weights that the cell trained, where they were to be kept; `<id>.NAME.png` are pictures.
 
 Files appear whole or not at all: each is written under a hidden temporary name, flushed to disk, and renamed. The
 examples come first and the record last, so a record that exists is complete. Any number of processes may write the same
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import safetensors
 import safetensors.numpy
+from PIL import Image
 
 from bob_jax.errors import BobError
 from bob_jax.results.files import write_whole
@@ -56,7 +57,11 @@ class Store:
         return self._weights_path(cell_id).exists()
 
     def write(
-        self, record: Record, per_example: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray] | None = None
+        self,
+        record: Record,
+        per_example: Mapping[str, np.ndarray],
+        weights: Mapping[str, np.ndarray] | None = None,
+        pictures: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Keeps a record and the outputs behind it; an earlier failure of the cell is forgotten.
 
@@ -64,6 +69,7 @@ class Store:
             record: the result.
             per_example: arrays [N, ...] by name; "id" [N] str names the image of each row.
             weights: what the cell trained, by dotted path; None keeps none.
+            pictures: [H, W, 3] uint8 by name.
 
         Raises:
             BobError: the folder cannot be written, the disk is full, or a score is NaN; nothing is left behind.
@@ -72,6 +78,7 @@ class Store:
         cell_id = record.cell.id
         files = [
             (self._examples_path(cell_id), _pack(per_example)),
+            *((self.picture(cell_id, name), _png(pixels)) for name, pixels in (pictures or {}).items()),
             (self._record_path(cell_id), to_json(record).encode()),
         ]
         if weights is not None:
@@ -139,6 +146,10 @@ class Store:
         except (OSError, safetensors.SafetensorError) as error:
             raise BobError(f"{path}: cannot be read ({error}): delete it to train the cell again") from error
 
+    def picture(self, cell_id: str, name: str) -> Path:
+        """Where a picture of a cell is; the record's notes say which there are."""
+        return self.folder / f"{cell_id}.{name}.png"
+
     def record_failure(self, failure: Failure) -> None:
         """Notes that a cell raised.
 
@@ -199,6 +210,12 @@ def _pack(per_example: Mapping[str, np.ndarray]) -> bytes:
         raise ValueError("an image id stands twice: outputs of two backbones could not be paired")
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
