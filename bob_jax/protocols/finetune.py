@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
@@ -21,17 +20,16 @@ from bob_jax.data import on_device
 from bob_jax.data.base import Dataset, MultilabelDataset, Task
 from bob_jax.data.loader import Loader
 from bob_jax.data.transforms import Eval, Train
+from bob_jax.protocols import tuning
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.inference import Rows, infer
 from bob_jax.protocols.scoring import judged, validation_score
+from bob_jax.protocols.tuning import Point, Weights, weights_of
 from bob_jax.training import optimizer as optimizers
 from bob_jax.training.checkpoint import Checkpointing
 from bob_jax.training.loop import Diverged, FitResult, fit
 from bob_jax.training.mesh import batch_sharding, place, to_host
-from bob_jax.training.state import TrainState
 from bob_jax.training.step import Aux, LossFn
-
-Weights = dict[str, Any]  # "params" and "stats" of the classifier
 
 HEAD_STD = 0.01  # of the head's truncated normal initialisation
 
@@ -98,11 +96,10 @@ class Finetune(Protocol):
             trainer.train(number, rate, decay)
             for number, (rate, decay) in enumerate(itertools.product(self.learning_rates, self.weight_decays))
         ]
-        trained = {i: point.weights for i, point in enumerate(points) if point.weights is not None}
-        if not trained:
-            raise Diverged(f"all {len(points)} points of protocols.finetune diverged: lower its learning_rates")
-        chosen = max(trained, key=lambda i: points[i].grid["validation"])
-        placed = place(trained[chosen], context.mesh)
+        chosen = tuning.best(points, self.name)
+        weights = points[chosen].weights
+        assert weights is not None
+        placed = place(weights, context.mesh)
         validation, test = (trainer.predict(placed, split) for split in ("validation", "test"))
         judgement = judged(dataset, test, test.values, validation, validation.values)
         return Result(
@@ -111,29 +108,8 @@ class Finetune(Protocol):
             grid=tuple(point.grid for point in points),
             chosen=chosen,
             skipped={"train": points[chosen].skipped, "validation": validation.skipped, "test": test.skipped},
-            weights=_named(trained[chosen]),
+            weights=tuning.named(weights),
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Point:
-    """A grid point: its best weights by validation (on the host; None where it diverged), and what the record says."""
-
-    weights: Weights | None
-    grid: dict[str, Any]
-    device_seconds: float
-    skipped: tuple[str, ...]
-
-
-def _weights(state: TrainState) -> Weights:
-    return {"params": state.averaged_params, "stats": state.stats}
-
-
-def _named(weights: Weights) -> dict[str, np.ndarray]:
-    """Parameters and statistics by dotted path: `backbone.blocks.0.attn.qkv.kernel`, `head.kernel`."""
-    trees = (weights["params"], {"backbone": weights["stats"]})
-    leaves = [pair for tree in trees for pair in jax.tree.leaves_with_path(tree)]
-    return {".".join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
 
 
 class _Trainer:
@@ -150,7 +126,7 @@ class _Trainer:
         self.stats = nnx.to_pure_dict(stats)
         self.apply = self._prediction()
 
-    def train(self, number: int, learning_rate: float, weight_decay: float) -> _Point:
+    def train(self, number: int, learning_rate: float, weight_decay: float) -> Point:
         """One point of the grid, from its latest checkpoint where there is one."""
         protocol, folder = self.protocol, self.context.workdir / f"point_{number:02d}"
         loader = self._loader()
@@ -162,10 +138,10 @@ class _Trainer:
         try:
             result = self._fit(point, folder, loader, total, warmup)
         except Diverged:
-            return _Point(None, {**point, "validation": None}, 0.0, tuple(loader.skipped))
+            return Point(None, {**point, "validation": None}, 0.0, tuple(loader.skipped))
         point |= {"epoch": result.step / steps_per_epoch, "validation": result.metrics["validation"]}
-        weights = to_host(_weights(result.state))  # off the devices: the next point needs the room
-        return _Point(weights, point, result.cost.device_seconds, tuple(loader.skipped))
+        weights = to_host(weights_of(result.state))  # off the devices: the next point needs the room
+        return Point(weights, point, result.cost.device_seconds, tuple(loader.skipped))
 
     def _fit(self, point: dict[str, float], folder: Path, loader: Loader, total: int, warmup: int) -> FitResult:
         protocol = self.protocol
@@ -187,7 +163,7 @@ class _Trainer:
                 best="validation",
                 identity={**point, "cell": folder.parent.name},
             ),
-            evaluate=lambda state: {"validation": self._score(self.predict(_weights(state), "validation"))},
+            evaluate=lambda state: {"validation": self._score(self.predict(weights_of(state), "validation"))},
             eval_every=max(1, total // protocol.evaluations),
             journal=folder / "metrics.jsonl",
             description=f"{self.competitor.card.name}: lr {point['learning_rate']:g}, wd {point['weight_decay']:g}",
