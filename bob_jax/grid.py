@@ -15,6 +15,7 @@ from bob_jax.errors import BobError, unknown_name
 from bob_jax.protocols.adversarial import Adversarial
 from bob_jax.protocols.augmented_probe import AugmentedProbe
 from bob_jax.protocols.base import Protocol
+from bob_jax.protocols.detection import Detection, Diffusion2023, Hierarchical2023, Plain2023
 from bob_jax.protocols.finetune import Finetune
 from bob_jax.protocols.knn import KNN
 from bob_jax.protocols.linear_probe import LinearProbe
@@ -30,6 +31,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     for kind in (
         *(PublishedHead, ZeroShot, KNN, LinearProbe, AugmentedProbe, Finetune),
         *(OutOfDistribution, Retrieval, Adversarial, Transferability),
+        *(Detection, Hierarchical2023, Plain2023, Diffusion2023),
     )
 }
 

@@ -37,6 +37,7 @@ class Offer:
         default_heads: what runs when no head is named.
         default_datasets: None means all.
         default_protocols: None means all.
+        groups: names that stand for several protocols.
     """
 
     backbones: Sequence[str]
@@ -47,6 +48,7 @@ class Offer:
     default_heads: Sequence[str] = ()
     default_datasets: Sequence[str] | None = None
     default_protocols: Sequence[str] | None = None
+    groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,7 @@ def parse(argument: str | None, offer: Offer) -> Choice:
         if key not in KEYS:
             raise unknown_name("key in the config's argument", key, KEYS)
         given[key] += filter(None, value.split("+"))
+    given["protocol"] = [each for name in given["protocol"] for each in offer.groups.get(name, (name,))]
     protocols = _names("protocol", given["protocol"], offer.protocols, offer.default_protocols or offer.protocols)
     datasets = _names("dataset", given["dataset"], offer.datasets, offer.default_datasets or offer.datasets)
     if not given["dataset"]:  # of the defaults those that the protocols ask for

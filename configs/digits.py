@@ -29,6 +29,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs.argument import Offer, config
+from configs.detection import DESIGN, TRAINING
 from configs.expected import Expected
 
 # Each architecture pretrained and as its random twin, which is what it started from.
@@ -39,6 +40,7 @@ DEFAULT = (
 )
 BACKBONES = (*DEFAULT, "vit_micro8_random", "vit_nano4_random", "resnet18_nano_random", "resnet26_nano_random")
 
+ASIDE = ("transferability", "detection")  # a guess and no judgement; ten minutes for each backbone
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "knn": {"k": (1, 3, 5, 10, 20), "temperature": 0.07, "batch_size": 256},
@@ -104,6 +106,32 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "batch_size": 256,
     },
     "transferability": {"images": 1000, "batch_size": 256},
+    # The detector of configs/detection.py, small: a quarter of its width, an eighth of its inputs.
+    "detection": DESIGN
+    | TRAINING
+    | {
+        "width": 64,
+        "anchor_scale": 6.0,  # digits are from 12 to 70 pixels tall
+        "proposals_before": (300, 200),
+        "proposals": (300, 100),
+        "rois": 32,
+        "box_hidden": 256,
+        "mask_convs": 1,
+        "detections": 20,
+        "size": 128,
+        "scale": (0.6, 1.5),
+        "flip": 0.0,  # a mirrored digit is another sign
+        "slots": 12,
+        "mask_side": 56,
+        "learning_rates": (2e-3,),
+        "stem_rate": 1.0,
+        "batch_size": 8,
+        "epochs": 12,
+        "warmup_steps": 100,
+        "evaluations": 2,
+        "drop_path": 0.0,
+        "window": 0,
+    },
 }
 
 
@@ -111,10 +139,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
     """The grid that the argument asks for; see `configs/argument.py` for its grammar."""
     offer = Offer(
         backbones=BACKBONES,
-        datasets=("digits", "digits_c", "digits_from_print", "digits_retrieval"),
+        datasets=("digits", "digits_c", "digits_from_print", "digits_retrieval", "digit_scenes"),
         protocols=tuple(PROTOCOLS),
         default_backbones=DEFAULT,
-        default_protocols=tuple(name for name in PROTOCOLS if name != "transferability"),  # a guess, not a judgement
+        default_protocols=tuple(name for name in PROTOCOLS if name not in ASIDE),
         heads=("linear_probe", "augmented_probe", "finetune"),
         default_heads=("linear_probe",),
     )

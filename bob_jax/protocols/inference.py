@@ -77,18 +77,18 @@ def infer(
         for step, batch in enumerate(loader.batches(), 1):
             images = meshes.put_batch({"image": batch["image"]}, context.mesh)["image"]
             if not values:
-                flops = _flops_per_image(apply, state, images)
+                flops = flops_per_image(apply, state, images)
                 jax.block_until_ready(apply(state, images))  # the compilation is not part of the speed
             started = time.perf_counter()
             values.append(apply(state, images))
             if len(values) > 1:  # one batch stays in flight: the device does not wait for the copy to the host
-                values[-2] = _to_host(values[-2])
+                values[-2] = rows_to_host(values[-2])
             seconds += time.perf_counter() - started
             timed += images.shape[0]
             kept.append((batch["mask"], batch["index"], batch["label"]))
             progress.advance(step)
         started = time.perf_counter()
-        values[-1] = _to_host(values[-1])
+        values[-1] = rows_to_host(values[-1])
         seconds += time.perf_counter() - started
     rows = np.concatenate([value[mask] for value, (mask, _, _) in zip(values, kept, strict=True)])
     index = np.concatenate([index[mask] for mask, index, _ in kept])
@@ -99,7 +99,7 @@ def infer(
     return Rows(rows, labels, index, tuple(loader.skipped), cost)
 
 
-def _to_host(rows: jax.Array) -> np.ndarray:
+def rows_to_host(rows: jax.Array) -> np.ndarray:
     """This process's rows of a batch-sharded array."""
     if jax.process_count() == 1:
         return np.asarray(rows)
@@ -120,8 +120,8 @@ def _gather(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(array[order] for array in gathered)
 
 
-def _flops_per_image(apply: Any, state: Any, images: jax.Array) -> float | None:
+def flops_per_image(apply: Any, state: Any, images: jax.Array, *more: jax.Array) -> float | None:
     """What the compiler counts for one image; None where the platform does not count."""
-    analysis = apply.lower(state, images).cost_analysis()
+    analysis = apply.lower(state, images, *more).cost_analysis()
     flops = analysis.get("flops") if isinstance(analysis, dict) else None
     return flops / images.shape[0] if flops and flops > 0 else None

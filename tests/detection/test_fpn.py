@@ -39,9 +39,7 @@ def test_fpn_is_torchvisions(norm, sides):
         norm_layer=functools.partial(nn.GroupNorm, 32) if norm == "group" else None,
     )
     randomise(theirs)
-    ours = nnx.eval_shape(
-        lambda: FPN((4, 8, 16, 32), widths, width=64, norm=norm, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    )
+    ours = nnx.eval_shape(lambda: FPN((4, 8, 16, 32), widths, width=64, norm=norm, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     names = [(r"blocks\.(\d)\.0\.", r"blocks.\1.conv."), (r"blocks\.(\d)\.1\.", r"blocks.\1.norm.")]
     parameters.assign(ours, renamed(theirs.state_dict().items(), names), "torchvision")
     rng = np.random.default_rng(0)
