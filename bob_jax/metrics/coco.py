@@ -115,6 +115,71 @@ def evaluate(
     Raises:
         BobError: images that do not fit, masks missing, or faster-coco-eval is not installed.
     """
+    return _scored(truth, found, kind, resamples, seed).estimates()
+
+
+def compare(
+    clean: tuple[Mapping[str, Any], Detections],
+    shifted: tuple[Mapping[str, Any], Detections],
+    kind: Kind,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Average precision on images like those of training, on images of another kind, and what the change costs.
+
+    Args:
+        clean: objects, and what was found.
+        shifted: the same of the other images.
+        kind: see `evaluate`.
+        resamples: bootstrap draws.
+        seed: of the draws.
+
+    Returns:
+        As `evaluate`; the same of the shifted images under `shifted_`; and `gap_{kind}_ap`, clean less shifted, whose
+        interval draws both test sets, independently of each other.
+
+    Raises:
+        BobError: see `evaluate`.
+    """
+    first, second = _scored(*clean, kind, resamples, seed), _scored(*shifted, kind, resamples, seed + 1)
+    scores = first.estimates() | {f"shifted_{name}": value for name, value in second.estimates().items()}
+    difference = first.drawn[:, 0] - second.drawn[:, 0]
+    if not np.isnan(difference).all():
+        low, high = np.nanquantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        value = float(first.reference[0] - second.reference[0])
+        scores[f"gap_{kind}_ap"] = Estimate(value, float(low), float(high), first.images + second.images)
+    return scores
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """All scores of a test set.
+
+    Attributes:
+        names: of the scores; `{kind}_ap` first.
+        reference: [S], the evaluator's values; nan where there is no object.
+        drawn: [R, S], on bootstrap draws.
+        images: number of images.
+    """
+
+    names: Sequence[str]
+    reference: np.ndarray
+    drawn: np.ndarray
+    images: int
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Those that there are objects for."""
+        there = np.flatnonzero(~np.isnan(self.reference))
+        low, high = np.nanquantile(self.drawn[:, there], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        names, values = [self.names[column] for column in there.tolist()], self.reference[there].tolist()
+        return {
+            name: Estimate(value, float(low[row]), float(high[row]), self.images)
+            for row, (name, value) in enumerate(zip(names, values, strict=True))
+        }
+
+
+def _scored(truth: Mapping[str, Any], found: Detections, kind: Kind, resamples: int, seed: int) -> _Scored:
     matches, reference = _match(truth, merge([found], [str(image["id"]) for image in truth["images"]]), kind)
     names = [f"{kind}_{name}" for name in ("ap", "ap50", "ap75", *(f"ap_{area}" for area in AREAS[1:]))]
     names += [f"{kind}_ap_{FREQUENCIES[frequency]}" for frequency in _groups(truth)]
@@ -123,13 +188,7 @@ def evaluate(
     value = matches.scores(np.ones((1, n)))[0]
     if not np.allclose(value, reference, rtol=0, atol=AGREEMENT, equal_nan=True):
         raise BobError("the intervals do not agree with faster-coco-eval: report its version as an error of bob_jax")
-    drawn = replicates(matches.scores, n, resamples, seed)
-    there = np.flatnonzero(~np.isnan(reference))
-    low, high = np.nanquantile(drawn[:, there], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return {
-        names[column]: Estimate(float(reference[column]), float(low[row]), float(high[row]), n)
-        for row, column in enumerate(there)
-    }
+    return _Scored(names, reference, replicates(matches.scores, n, resamples, seed), n)
 
 
 def score(truth: Mapping[str, Any], found: Detections, kind: Kind) -> float:

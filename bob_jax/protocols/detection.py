@@ -323,11 +323,12 @@ class _Trainer:
     def scores(self, looked: dict[str, Looked]) -> dict[str, Estimate]:
         """Average precision of each kind on each split; of shifted images under `shifted_`, what it loses `gap_`."""
         scores: dict[str, Estimate] = {}
+        judged = {split: (self._truth(split, seen), seen.found) for split, seen in looked.items()}
         for kind in self.kinds:
-            for split, seen in looked.items():
-                estimates = average_precision.evaluate(self._truth(split, seen), seen.found, kind)
-                before = "" if split == "test" else f"{split}_"
-                scores |= {before + name: estimate for name, estimate in estimates.items()}
+            if SHIFTED in judged:
+                scores |= average_precision.compare(judged["test"], judged[SHIFTED], kind)
+            else:
+                scores |= average_precision.evaluate(*judged["test"], kind)
         return scores
 
     def _truth(self, split: str, seen: Looked) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def ran(monkeypatch):
         cells.append(job.cell)
         record, outputs = simulate(job.cell.backbone, n=20)
         record = dataclasses.replace(record, cell=single.describe(job))
-        return single.Judged(record, outputs, WEIGHTS if job.cell.protocol.makes_head else None)
+        return single.Judged(record, outputs, WEIGHTS if job.cell.protocol.makes_head else None, {})
 
     monkeypatch.setattr(single, "run", run)
     return cells
