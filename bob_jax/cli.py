@@ -13,6 +13,12 @@ from bob_jax import __version__
 from bob_jax.errors import BobError, unknown_name
 from bob_jax.terminal import draw, print_facts, print_json, print_table
 
+# Commands of two words. A folder with such a name is written `./merge`.
+TWO_WORDS = (
+    *(("backbones", action) for action in ("add", "remove")),
+    *(("results", action) for action in ("merge", "diff", "export")),
+)
+
 # Each command imports what it needs when it runs, so that `bob --help` answers at once.
 
 
@@ -41,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _joined(words: list[str]) -> list[str]:
-    """`backbones add` as one word, since `backbones` takes a name in the same place."""
-    return [" ".join(words[:2]), *words[2:]] if words[:2] in (["backbones", "add"], ["backbones", "remove"]) else words
+    """`backbones add` as one word, since `backbones` takes a name in the same place; likewise those of `results`."""
+    return [" ".join(words[:2]), *words[2:]] if tuple(words[:2]) in TWO_WORDS else words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=lambda _: print(parser.format_help(), end="") or 0)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_results(commands)
+    _add_results_of_several(commands)
     _add_rank(commands)
     _add_backbones(commands)
     _add_own_backbones(commands)
@@ -66,6 +73,21 @@ def _add_results(commands: Any) -> None:
     form.add_argument("--csv", action="store_true", help="print CSV, nothing rounded")
     form.add_argument("--json", action="store_true", help="print JSON, nothing rounded")
     command.add_argument("--plot", metavar="PREFIX", help="also draw PREFIX.png/.svg and PREFIX-curves.png/.svg")
+
+
+def _add_results_of_several(commands: Any) -> None:
+    words = "copy all cells of several folders to one; exit code 1 where a cell has two records (docs/report.md)"
+    command = _add(commands, "results merge", _results_merge, words)
+    command.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of records; the first counts first")
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to; what is there stays")
+    words = "cells that only one of two folders has, and scores that differ (exit code 1)"
+    command = _add(commands, "results diff", _results_diff, words)
+    command.add_argument("first", type=Path, help="folder of records, or of such folders")
+    command.add_argument("second", type=Path, help="another")
+    command.add_argument("--json", action="store_true", help="print JSON, nothing rounded")
+    command = _add(commands, "results export", _results_export, "every record in one JSON or CSV, nothing rounded")
+    command.add_argument("folder", nargs="?", default="results", help="folder of records, or of such folders (results)")
+    command.add_argument("--csv", action="store_true", help="print CSV, a line for each score, instead of JSON")
 
 
 def _add_rank(commands: Any) -> None:
@@ -167,6 +189,48 @@ def _results(arguments: argparse.Namespace) -> int:
 
         for file in plot.scores(found, arguments.plot) + plot.curves(found, records, f"{arguments.plot}-curves"):
             print(f"drew {file}", file=sys.stderr)
+    return 0
+
+
+def _results_merge(arguments: argparse.Namespace) -> int:
+    from bob_jax.results import merge
+    from bob_jax.results.ranking.settings import counted
+
+    done = merge.merge(arguments.folders, arguments.out)
+    for folder, count in done.cells.items():
+        print(f"{folder}: {counted(count, 'cell')} new in {arguments.out}")
+    for conflict in done.conflicts:
+        same = "" if conflict.scores else ", its scores are the same"
+        print(f"conflict: {conflict.cell}: {conflict.kept} is kept, {conflict.other} is not{same}")
+        for field, (kept, other) in conflict.differing.items():
+            print(f"  {field}: {kept} | {other}")
+    return 1 if done.conflicts else 0
+
+
+def _results_diff(arguments: argparse.Namespace) -> int:
+    from bob_jax.results import merge
+    from bob_jax.results.ranking.settings import counted
+
+    found = merge.compare(arguments.first, arguments.second)
+    if arguments.json:
+        print_json(found)
+        return 0 if found.same else 1
+    for folder, cells in ((arguments.first, found.only_first), (arguments.second, found.only_second)):
+        for cell in cells:
+            print(f"only in {folder}: {cell}")
+    if found.differences:
+        columns = ("cell", "metric", str(arguments.first), str(arguments.second), "difference", "intervals")
+        print_table(columns, ((one.cell, one.metric, *merge.words(one)) for one in found.differences))
+    print(f"{counted(found.both, 'cell')} in both, {len({one.cell for one in found.differences})} with other scores")
+    return 0 if found.same else 1
+
+
+def _results_export(arguments: argparse.Namespace) -> int:
+    from bob_jax.results import export
+
+    home, failures = _read(arguments.folder)
+    records = [record for record, _ in home.values()]
+    print(export.to_csv(records) if arguments.csv else export.to_json(records, failures), end="")
     return 0
 
 

@@ -3,7 +3,10 @@
 import contextlib
 import os
 import secrets
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from bob_jax.errors import BobError
 
@@ -14,12 +17,29 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         BobError: it cannot be written; no new file is left, and an older one stays as it was.
     """
+    _appear(path, lambda file: file.write(content))
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copies a file in the same way, without holding all of it in memory.
+
+    Raises:
+        BobError: it cannot be read or written; as `write_whole`.
+    """
+    try:
+        with source.open("rb") as original:
+            _appear(path, lambda file: shutil.copyfileobj(original, file))
+    except OSError as error:
+        raise BobError(f"cannot read {source}: {error.strerror or error}") from error
+
+
+def _appear(path: Path, write: Callable[[BinaryIO], object]) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("xb") as file:
-                file.write(content)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
