@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from greedy_nms import greedy, overlap
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -23,27 +24,6 @@ def clusters(count: int, seed: int, places: int = 12) -> tuple[np.ndarray, np.nd
     low = low[place] + rng.normal(0, 8, (count, 2))
     boxes = np.concatenate([low, low + sides[place] * np.exp(rng.normal(0, 0.2, (count, 2)))], axis=1)
     return boxes.astype(np.float32), rng.random(count).astype(np.float32)
-
-
-def greedy(boxes, scores, valid, threshold, classes=None) -> list[int]:
-    """The rule in plain words: best first, equals by index; each that overlaps no kept one of its class stays."""
-    classes = np.zeros(len(boxes), int) if classes is None else classes
-    kept: list[int] = []
-    for j in sorted((n for n in range(len(boxes)) if valid[n]), key=lambda n: (-scores[n], n)):
-        for i in kept:
-            if classes[i] == classes[j] and overlap(boxes[i], boxes[j]) > np.float32(threshold):
-                break
-        else:
-            kept.append(j)
-    return kept
-
-
-def overlap(a, b) -> np.float32:
-    common = max(min(a[2], b[2]) - max(a[0], b[0]), np.float32(0)) * max(
-        min(a[3], b[3]) - max(a[1], b[1]), np.float32(0)
-    )
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
-    return common / union if union > 0 else np.float32(0)
 
 
 @functools.partial(jax.jit, static_argnames=("threshold", "size", "block"))
