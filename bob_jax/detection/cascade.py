@@ -63,19 +63,24 @@ def draw(
         design: of the detector.
     """
     candidates = jax.lax.stop_gradient(jnp.concatenate([proposals, objects.boxes]))
-    there = jnp.concatenate([valid, objects.valid])
     overlap = design.stage_overlaps[stage]
     assignment = assign(
-        candidates,
+        proposals,
         objects.boxes,
         objects.valid,
         positive=overlap,
         negative=overlap,
         low_quality=overlap if design.low_quality else None,
-        usable=there,
+        usable=valid,
     )
-    drawn = sample(key, assignment.positive, assignment.negative, size=design.rois, most_positive=design.most_positive)
-    match = assignment.match[drawn.indices]
+    # Objects join after the assignment, each found by itself: among the proposals each would be its own best box, and
+    # with `low_quality` claim no other.
+    positive = jnp.concatenate([assignment.positive, objects.valid])
+    negative = jnp.concatenate([assignment.negative, jnp.zeros_like(objects.valid)])
+    matches = jnp.concatenate([assignment.match, jnp.arange(len(objects.boxes), dtype=jnp.int32)])
+    overlaps = jnp.concatenate([assignment.overlap, jnp.ones(len(objects.boxes))])
+    drawn = sample(key, positive, negative, size=design.rois, most_positive=design.most_positive)
+    match = matches[drawn.indices]
     return Rois(
         boxes=jnp.where(drawn.valid[:, None], candidates[drawn.indices], 0),
         valid=drawn.valid,
@@ -83,7 +88,7 @@ def draw(
         match=match,
         classes=jnp.where(drawn.positive, objects.classes[match], classes),
         is_object=drawn.valid & (drawn.indices >= len(proposals)),
-        overlap=jnp.where(drawn.valid, assignment.overlap[drawn.indices], 0),
+        overlap=jnp.where(drawn.valid, overlaps[drawn.indices], 0),
         left_out=drawn.left_out,
     )
 
