@@ -66,7 +66,8 @@ def anchors(
         strides: of the levels in pixels.
         scales: see `shapes`.
         ratios: see `shapes`.
-        rounded: see `shapes`.
+        rounded: see `shapes`; cells are whole pixels apart too, the input's side over their number, rounded down. Of 13
+            cells for 800 pixels that is 61 and not the stride, 64.
 
     Raises:
         BobError: not one stride for each level.
@@ -76,7 +77,10 @@ def anchors(
     boxes, centres = [], []
     for (height, width), stride in zip(sizes, strides, strict=True):
         of_cell = shapes(stride, scales, ratios, rounded=rounded)
-        y, x = np.mgrid[:height, :width].reshape(2, -1) * float(stride)
+        apart = [float(stride)] * 2
+        if rounded:
+            apart = [side * strides[0] // cells for side, cells in zip(sizes[0], (height, width), strict=True)]
+        y, x = np.mgrid[:height, :width].reshape(2, -1) * np.array(apart)[:, None]
         corners = np.stack([x, y, x, y], axis=-1)
         boxes.append((corners[:, None] + of_cell[None]).reshape(-1, 4))
         centres.append(np.repeat(corners[:, :2], len(of_cell), axis=0))

@@ -20,7 +20,7 @@ class Design:
         neck_norm: norm of a feature pyramid network: "group", "layer" or "none". The simple pyramid of plain backbones
             always has layer norms.
         anchor_scale: side of the anchors over the stride of their level.
-        anchors_rounded: their corners are whole pixels, as in torchvision's public detectors.
+        anchors_rounded: their corners and distances are whole pixels, as in torchvision's public detectors.
         anchor_border: pixels that an anchor that learns may reach out of the picture; negative: its centre must be in
             the picture, and no more.
         rpn_convs: 3x3 convolutions of the proposal network, each with a ReLU.

@@ -51,15 +51,19 @@ def test_a_whole_image_has_as_many_as_the_reference():
         first += count
 
 
-def test_equals_torchvision():
-    """Its public detectors' settings: sides 32 to 512, whole pixels."""
-    maps = sizes(256, 320)
+@pytest.mark.parametrize("height, width", [(256, 320), (800, 1088), (96, 160)])
+def test_equals_torchvision(height, width):
+    """Its public detectors' settings: sides 32 to 512, whole pixels; also where the coarsest cells are cut off."""
+    maps = sizes(height, width)
     generator = import_library("torchvision.models.detection.anchor_utils").AnchorGenerator(
         tuple((8 * s,) for s in STRIDES), ((0.5, 1.0, 2.0),) * 5
     )
-    grids = generator.grid_anchors([list(x) for x in maps], [[torch.tensor(s), torch.tensor(s)] for s in STRIDES])
+    images = import_library("torchvision.models.detection.image_list").ImageList(
+        torch.zeros(1, 1, height, width), [(height, width)]
+    )
+    (theirs,) = generator(images, [torch.zeros(1, 1, *cells) for cells in maps])
     found = anchors(maps, STRIDES, rounded=True)
-    np.testing.assert_array_equal(found.boxes, torch.cat(grids).numpy())
+    np.testing.assert_array_equal(found.boxes, theirs.numpy())
     assert (found.boxes != anchors(maps, STRIDES).boxes).any()  # it does matter
     np.testing.assert_array_equal(shapes(4, rounded=True), generator.cell_anchors[0].numpy())
 
