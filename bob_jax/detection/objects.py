@@ -1,8 +1,12 @@
 """What a detector is taught and what it says, in arrays of fixed size with validity beside the values."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+from bob_jax.errors import BobError
 
 
 class Objects(NamedTuple):
@@ -54,3 +58,29 @@ class Found(NamedTuple):
     valid: jax.Array
     masks: jax.Array
     uncertain: jax.Array
+
+
+def relabelled(found: Found, names: Sequence[str], wanted: Sequence[str]) -> Found:
+    """What was found, its classes numbered as those of a data set; objects of classes that it does not have are left
+    out, their slots stay.
+
+    Args:
+        found: of an image, or of a batch with a leading axis.
+        names: of the detector's classes, in their order.
+        wanted: of the data set's classes, in their order.
+
+    Raises:
+        BobError: the two have no name in common.
+    """
+    places = {name: index for index, name in enumerate(wanted)}
+    table = jnp.array([places.get(name, -1) for name in names], jnp.int32)
+    if not places.keys() & set(names):
+        raise BobError(f"the detector finds none of the data set's classes: {names[0]}, ... against {wanted[0]}, ...")
+    classes = table[found.classes]
+    valid = found.valid & (classes >= 0)
+    return found._replace(
+        classes=jnp.where(valid, classes, 0),
+        scores=jnp.where(valid, found.scores, 0),
+        valid=valid,
+        masks=jnp.where(valid[..., None, None], found.masks, 0),
+    )
