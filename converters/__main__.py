@@ -1,4 +1,6 @@
-"""`python -m converters list | convert NAME | verify NAME | export NAME`: weights fetched, verified, and given back."""
+"""`python -m converters list | convert NAME | verify NAME | export NAME | detector NAME`: weights fetched, verified,
+given back; and those of public detectors.
+"""
 
 import argparse
 import sys
@@ -65,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", type=Path, metavar="FILE", help="fine-tuned .safetensors by dotted path; else the published ones"
     )
     command.set_defaults(run=_export)
+    summary = "convert a public detector: torchvision's Mask R-CNN or mmdetection's Cascade Mask R-CNN"
+    command = commands.add_parser("detector", help=summary, description=summary)
+    command.add_argument("name", help="maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2 or cascade_mask_rcnn_r50_fpn")
+    command.add_argument("--weights", type=Path, metavar="FILE", required=True, help="as its publisher gives them")
+    command.add_argument("--out", type=Path, metavar="FILE", required=True, help="what is written: .safetensors")
+    command.set_defaults(run=_detector)
     return parser
 
 
@@ -113,6 +121,14 @@ def _export(arguments: argparse.Namespace) -> int:
 
     export(zoo.card(arguments.name), arguments.to, arguments.weights)
     print(f"{arguments.to}: written")
+    return 0
+
+
+def _detector(arguments: argparse.Namespace) -> int:
+    from converters import detectors
+
+    detectors.save(arguments.name, arguments.weights, arguments.out)
+    print(f"{arguments.out}: written")
     return 0
 
 
