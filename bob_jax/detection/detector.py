@@ -1,16 +1,17 @@
 """Cascade Mask R-CNN on any backbone (arXiv 1712.00726, 1703.06870): the parts put together, for learning and for use.
 
-Everything is done per image and batched by `jax.vmap`, so an image's result depends neither on its batch nor on the
+Everything is done per image, on the device that holds it, so an image's result depends neither on its batch nor on the
 devices. Shapes are fixed: padding is marked, never cut off.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from bob_jax.backbones.base import Backbone
@@ -28,7 +29,7 @@ from bob_jax.detection.mask_head import MaskHead
 from bob_jax.detection.mask_targets import mask_targets
 from bob_jax.detection.objects import Boxes, Found, Objects
 from bob_jax.detection.roi_align import roi_align
-from bob_jax.detection.rpn import RPNHead, propose, rpn_terms
+from bob_jax.detection.rpn import RPNHead, RPNTerms, propose, rpn_terms
 
 RECALLED = 0.5  # IoU from which a proposal counts as having found an object
 
@@ -111,9 +112,8 @@ class Heads(nnx.Module):
         logits, deltas = self.rpn(levels)
         first, *rest = (jax.vmap(jax.random.fold_in, (0, None))(keys, part) for part in range(1 + design.stages))
         with jax.named_scope("rpn"):
-            usable = jax.vmap(lambda extent: self._usable(anchors, extent))(extents) & there[:, None]
-            rpn = jax.vmap(rpn_terms, (0, None, 0, 0, 0, 0))(
-                first, jnp.asarray(anchors.boxes), logits, deltas, objects, usable
+            rpn = each_image(functools.partial(self._learn_anchors, anchors))(
+                first, logits, deltas, objects, extents, there
             )
             proposals = self._propose(anchors, logits, deltas, extents, training=True)
         total = jnp.maximum(jnp.sum(rpn.learning), 1)
@@ -122,16 +122,16 @@ class Heads(nnx.Module):
             "rpn_positive": rpn.positive,
             "rpn_positive_left_out": rpn.left_out,
             "proposals": jnp.sum(proposals.valid, axis=1, dtype=jnp.float32),
-            "proposal_recall": jax.vmap(_recall)(proposals, objects),
+            "proposal_recall": each_image(_recall)(proposals, objects),
         }
         boxes, valid = proposals.boxes, proposals.valid & there[:, None]
         for stage, keys in enumerate(rest):
             with jax.named_scope(f"stage{stage + 1}"):
                 choose = functools.partial(draw, stage=stage, classes=self.classes, design=design)
-                rois = jax.vmap(choose)(keys, boxes, valid, objects)
+                rois = each_image(choose)(keys, boxes, valid, objects)
                 learned, scores, deltas = self._learn_stage(stage, levels, rois, objects)
                 move = functools.partial(refine, coder=CASCADE[stage])
-                boxes = jax.vmap(move)(rois.boxes, scores, deltas, extents, rois.classes)
+                boxes = each_image(move)(rois.boxes, scores, deltas, extents, rois.classes)
                 valid = rois.valid & ~rois.is_object & _has_area(boxes)
             losses |= learned.losses
             counters |= learned.counters
@@ -154,12 +154,12 @@ class Heads(nnx.Module):
             total = total + scores
             if stage + 1 < design.stages:
                 move = functools.partial(refine, coder=CASCADE[stage])
-                boxes = jax.vmap(move)(boxes, scores, deltas, extents)
+                boxes = each_image(move)(boxes, scores, deltas, extents)
         final = CASCADE[design.stages - 1].decode(jnp.broadcast_to(boxes[:, :, None], deltas.shape), deltas)
         among = functools.partial(
             find, threshold=design.score_threshold, overlap=design.detection_overlap, size=design.detections
         )
-        found = jax.vmap(among)(proposals, total / design.stages, final, extents)
+        found = each_image(among)(proposals, total / design.stages, final, extents)
         if not self.mask_heads:
             return found
         features, _ = self._features(levels, found.boxes, found.valid, mask_head.SIZE)
@@ -173,23 +173,32 @@ class Heads(nnx.Module):
         design = self.design
         return anchor_boxes.anchors(sizes, self.neck.strides, (design.anchor_scale,), rounded=design.anchors_rounded)
 
-    def _usable(self, anchors: anchor_boxes.Anchors, extent: jax.Array) -> jax.Array:
+    def _learn_anchors(
+        self,
+        anchors: anchor_boxes.Anchors,
+        key: jax.Array,
+        logits: jax.Array,
+        deltas: jax.Array,
+        objects: Objects,
+        extent: jax.Array,
+        there: jax.Array,
+    ) -> RPNTerms:
         border = self.design.anchor_border
-        return anchor_boxes.usable(anchors, extent[0], extent[1], None if border < 0 else border)
+        usable = anchor_boxes.usable(anchors, extent[0], extent[1], None if border < 0 else border) & there
+        return rpn_terms(key, jnp.asarray(anchors.boxes), logits, deltas, objects, usable)
 
     def _propose(
         self, anchors: anchor_boxes.Anchors, logits: jax.Array, deltas: jax.Array, extents: jax.Array, *, training: bool
     ) -> Boxes:
         design, when = self.design, 0 if training else 1
-        return jax.vmap(
-            lambda *row: propose(
-                anchors,
-                *row,
-                before=design.proposals_before[when],
-                size=design.proposals[when],
-                overlap=design.proposal_overlap,
-            )
-        )(logits, deltas, extents)
+        choose = functools.partial(
+            propose,
+            anchors,
+            before=design.proposals_before[when],
+            size=design.proposals[when],
+            overlap=design.proposal_overlap,
+        )
+        return each_image(choose)(logits, deltas, extents)
 
     def _features(
         self, levels: Sequence[jax.Array], boxes: jax.Array, valid: jax.Array, size: int
@@ -202,7 +211,7 @@ class Heads(nnx.Module):
             samples = design.roi_samples or None
             return roi_align(maps, strides, boxes, valid, size=size, samples=samples, aligned=design.roi_aligned)
 
-        return jax.vmap(one)(read, boxes, valid)
+        return each_image(one)(read, boxes, valid)
 
     def _learn_stage(
         self, stage: int, levels: Sequence[jax.Array], rois: Rois, objects: Objects
@@ -212,7 +221,7 @@ class Heads(nnx.Module):
         features, moved = self._features(levels, rois.boxes, rois.valid, box_head.SIZE)
         scores, deltas = self.box_heads[stage](features)
         measure = functools.partial(stage_terms, coder=CASCADE[stage], design=design)
-        terms = jax.vmap(measure)(scores, deltas, rois, objects)
+        terms = each_image(measure)(scores, deltas, rois, objects)
         total = jnp.maximum(jnp.sum(terms.learning), 1)
         losses = {
             f"{name}_score": weight * jnp.sum(terms.score) / total,
@@ -242,8 +251,33 @@ class Heads(nnx.Module):
         )
         features, moved = self._features(levels, boxes, positive, mask_head.SIZE)
         logits = head(features, classes)
-        targets = jax.vmap(mask_targets)(boxes, objects.boxes, objects.masks, match)
+        targets = each_image(mask_targets)(boxes, objects.boxes, objects.masks, match)
         return mask_loss(logits, targets, positive.astype(jnp.float32)), moved
+
+
+def each_image(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of one image made one of a batch: `jax.vmap`, but no device sees or awaits another's images.
+
+    Left to itself the compiler copies the scores of all images to all devices, of which each then sorts all, and in
+    every round of non-maximum suppression they ask each other whether they are done.
+
+    Args:
+        function: of arrays, or trees of them, to a tree of arrays.
+
+    Returns:
+        The same with a leading axis on all of them, split over all axes of the mesh that is set, if one is.
+    """
+    mapped = jax.vmap(function)
+
+    def apply(*arguments: Any) -> Any:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or len(jax.tree.leaves(arguments)[0]) % mesh.size:
+            return mapped(*arguments)
+        rows = P(mesh.axis_names)
+        # The check asks that constants in a loop's state are marked as differing between devices.
+        return jax.shard_map(mapped, in_specs=rows, out_specs=rows, check_vma=False)(*arguments)
+
+    return apply
 
 
 def _has_area(boxes: jax.Array) -> jax.Array:

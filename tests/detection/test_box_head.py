@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from from_timm import FAST_COMPILE, initialised, randomise, relative_error, renamed, to_torch
+from from_timm import initialised, randomise, relative_error, renamed, to_torch
+from tiny_detector import FAST
 from torch import nn
 
 from bob_jax.backbones import parameters
@@ -60,7 +61,7 @@ def test_head_is_its_pytorch_twin(convs, fcs, norm, class_agnostic):
     features = np.random.default_rng(0).standard_normal((2, 3, 7, 7, WIDTH), np.float32)
     with torch.no_grad():
         wanted = theirs(to_torch(features.reshape(6, 7, 7, WIDTH)))
-    scores, deltas = jax.jit(lambda head, x: head(x), compiler_options=FAST_COMPILE)(ours, features)
+    scores, deltas = jax.jit(lambda head, x: head(x), compiler_options=FAST)(ours, features)
     assert scores.shape == (2, 3, CLASSES + 1) and deltas.shape == (2, 3, boxes, 4)
     assert scores.dtype == deltas.dtype == jnp.float32
     assert relative_error(np.asarray(scores), wanted[0].reshape(scores.shape).numpy()) < 1e-5

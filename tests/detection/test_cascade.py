@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from from_timm import FAST_COMPILE
 from greedy_nms import overlap
 from test_assign import by_hand as assigned_by_hand
-from tiny_detector import design, objects
+from tiny_detector import FAST, design, objects
 
 from bob_jax.backbones.pytorch import import_library
 from bob_jax.detection.cascade import Rois, draw, own_deltas, refine, stage_terms
@@ -34,7 +33,7 @@ def proposals_near(things: Objects, count: int, seed: int) -> tuple[np.ndarray, 
 
 def drawn(things: Objects, boxes, valid, stage: int = 0, key=KEY, **changes) -> Rois:
     choose = functools.partial(draw, stage=stage, classes=CLASSES, design=design(**changes))
-    return jax.tree.map(np.array, jax.jit(choose, compiler_options=FAST_COMPILE)(key, boxes, valid, things))
+    return jax.tree.map(np.array, jax.jit(choose, compiler_options=FAST)(key, boxes, valid, things))
 
 
 @STAGES
@@ -156,7 +155,7 @@ def test_losses_and_gradients_are_pytorchs(box_loss, beta, agnostic):
         terms = stage_terms(scores, deltas, rois, things, coder=CASCADE[stage], design=recipe)
         return terms.score + 3 * terms.box, terms
 
-    step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), compiler_options=FAST_COMPILE)
+    step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), compiler_options=FAST)
     (_, found), gradients = step(*(x.astype(np.float32) for x in arrays))
     np.testing.assert_allclose(found.score, score.detach(), rtol=1e-5)
     np.testing.assert_allclose(found.box, box.detach(), rtol=1e-5)
@@ -179,7 +178,7 @@ def test_a_stage_without_boxes_learns_nothing():
             terms = stage_terms(scores, deltas, rois, things, coder=CASCADE[0], design=recipe)
             return terms.score + terms.box, terms
 
-        step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), compiler_options=FAST_COMPILE)
+        step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), compiler_options=FAST)
         (_, terms), gradients = step(np.ones((32, CLASSES + 1), np.float32), np.full((32, 1, 4), 9, np.float32))
         assert not any(np.asarray(x).any() for x in (*terms, *gradients))
 
@@ -194,7 +193,7 @@ def test_boxes_move_as_their_class_says_and_stay_in_the_image(agnostic):
     classes = rng.integers(CLASSES + 1, size=40)
     extent = np.array([70, 80])
     for known in (None, classes):
-        move = jax.jit(functools.partial(refine, coder=CASCADE[0]), compiler_options=FAST_COMPILE)
+        move = jax.jit(functools.partial(refine, coder=CASCADE[0]), compiler_options=FAST)
         found = np.asarray(move(boxes, scores, deltas, extent, known))
         for n in range(40):
             label = scores[n, :-1].argmax()

@@ -5,8 +5,8 @@ import functools
 import jax
 import numpy as np
 import pytest
-from from_timm import FAST_COMPILE
 from greedy_nms import greedy
+from tiny_detector import FAST
 
 from bob_jax.detection.detect import find
 from bob_jax.detection.objects import Boxes, Found
@@ -52,7 +52,7 @@ def by_hand(valid, logits, boxes, threshold, overlap) -> list[tuple[float, int, 
     return [candidates[n] for n in kept]
 
 
-_run = jax.jit(find, static_argnames=("overlap", "size", "candidates"), compiler_options=FAST_COMPILE)
+_run = jax.jit(find, static_argnames=("overlap", "size", "candidates"), compiler_options=FAST)
 
 
 def run(proposals, logits, boxes, **arguments) -> Found:
@@ -131,7 +131,7 @@ def test_a_batch_finds_what_each_image_finds():
     images = [crowded(seed, 60, True, False) for seed in (5, 6)]
     among = functools.partial(find, threshold=0.05, overlap=0.5, size=20)
     batch = jax.tree.map(lambda *rows: np.stack(rows), *images)
-    together = jax.jit(jax.vmap(lambda *row: among(*row, EXTENT)), compiler_options=FAST_COMPILE)(*batch)
+    together = jax.jit(jax.vmap(lambda *row: among(*row, EXTENT)), compiler_options=FAST)(*batch)
     for n, image in enumerate(images):
         check(
             jax.tree.map(lambda x, n=n: np.asarray(x[n]), together), by_hand(image[0].valid, *image[1:], 0.05, 0.5), 20

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from from_timm import FAST_COMPILE, initialised, randomise, relative_error, to_torch
+from from_timm import initialised, randomise, relative_error, to_torch
+from tiny_detector import FAST
 from torch import nn
 
 from bob_jax.backbones import parameters
@@ -52,7 +53,7 @@ def test_the_chosen_class_is_that_of_all_classes(norm):
     with torch.no_grad():
         every = theirs(to_torch(FEATURES.reshape(8, SIZE, SIZE, WIDTH))).numpy()  # [8, C, 28, 28]
     wanted = every[np.arange(8), LABELS.reshape(-1)].reshape(2, 4, 2 * SIZE, 2 * SIZE)
-    run = jax.jit(lambda head, x, labels: head(x, labels), compiler_options=FAST_COMPILE)
+    run = jax.jit(lambda head, x, labels: head(x, labels), compiler_options=FAST)
     found = run(ours, FEATURES, LABELS)
     assert found.shape == wanted.shape and found.dtype == jnp.float32
     assert relative_error(np.asarray(found), wanted) < 1e-5
@@ -71,7 +72,7 @@ def test_only_the_chosen_class_learns():
     def total(params):
         return jnp.sum(jnp.square(nnx.merge(graph, params)(FEATURES, labels)))
 
-    gradient = nnx.to_pure_dict(jax.jit(jax.grad(total), compiler_options=FAST_COMPILE)(params))
+    gradient = nnx.to_pure_dict(jax.jit(jax.grad(total), compiler_options=FAST)(params))
     for leaf in ("kernel", "bias"):
         assert gradient[leaf][3].any() and not np.delete(np.asarray(gradient[leaf]), 3, axis=0).any()
     assert all(np.any(x) for x in jax.tree.leaves(gradient))

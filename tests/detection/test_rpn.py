@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import nnx
-from from_timm import FAST_COMPILE, randomise, relative_error, renamed, to_torch
+from from_timm import randomise, relative_error, renamed, to_torch
 from greedy_nms import greedy
 from test_assign import by_hand as assigned_by_hand
-from tiny_detector import objects
+from tiny_detector import FAST, objects
 
 from bob_jax.backbones import parameters
 from bob_jax.backbones.pytorch import import_library
@@ -37,7 +37,7 @@ def test_head_is_torchvisions(convs):
     levels = [rng.standard_normal((2, *size, 32), np.float32) for size in ((6, 8), (3, 4), (2, 2))]
     with torch.no_grad():
         wanted = rpn.concat_box_prediction_layers(*(list(x) for x in theirs([to_torch(x) for x in levels])))
-    logits, deltas = jax.jit(lambda head, levels: head(levels), compiler_options=FAST_COMPILE)(ours, levels)
+    logits, deltas = jax.jit(lambda head, levels: head(levels), compiler_options=FAST)(ours, levels)
     assert relative_error(np.asarray(logits), wanted[0].reshape(2, -1).numpy()) < 1e-5
     assert relative_error(np.asarray(deltas), wanted[1].reshape(2, -1, 4).numpy()) < 1e-5
 
@@ -62,7 +62,7 @@ def test_head_with_norms_is_its_pytorch_twin():
         for n in range(2):
             y = torch.relu(layers[f"convs_{n}_norm"](layers[f"convs_{n}_conv"](y)))
         scores, boxes = (layers[name](y).permute(0, 2, 3, 1) for name in ("cls_logits", "bbox_pred"))
-    logits, deltas = jax.jit(lambda head, x: head([x]), compiler_options=FAST_COMPILE)(ours, x)
+    logits, deltas = jax.jit(lambda head, x: head([x]), compiler_options=FAST)(ours, x)
     assert relative_error(np.asarray(logits), scores.reshape(1, -1).numpy()) < 1e-5
     assert relative_error(np.asarray(deltas), boxes.reshape(1, -1, 4).numpy()) < 1e-5
 
@@ -74,7 +74,7 @@ def head_outputs(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return (3 * logits).astype(np.float32), deltas.astype(np.float32)
 
 
-@functools.partial(jax.jit, compiler_options=FAST_COMPILE)
+@functools.partial(jax.jit, compiler_options=FAST)
 def terms_and_gradients(logits, deltas, things, usable):
     def loss(logits, deltas):
         terms = rpn_terms(KEY, jnp.asarray(PYRAMID.boxes), logits, deltas, things, usable)
@@ -112,7 +112,7 @@ def test_losses_and_gradients_are_pytorchs(count):
 def test_positive_anchors_without_room_are_counted():
     boxes = jnp.tile(jnp.array([[0.0, 0, 32, 32]]), (300, 1))
     things = objects(1, slots=1, classes=1, seed=0)._replace(boxes=np.array([[0, 0, 32, 32]], np.float32))
-    step = jax.jit(functools.partial(rpn_terms, KEY, boxes), compiler_options=FAST_COMPILE)
+    step = jax.jit(functools.partial(rpn_terms, KEY, boxes), compiler_options=FAST)
     terms = step(jnp.zeros(300), jnp.ones((300, 4)), things, jnp.ones(300, bool))
     assert (terms.learning, terms.positive, terms.left_out) == (128, 128, 300 - 128)
     np.testing.assert_allclose(terms.objectness, 128 * np.log(2), rtol=1e-6)
@@ -139,7 +139,7 @@ def proposed_by_hand(logits, deltas, before, size, overlap) -> list[tuple[float,
     return sorted(found, key=lambda one: -one[0])[:size]  # stable: equals by level, then by anchor
 
 
-@functools.partial(jax.jit, static_argnames=("before", "size", "overlap"), compiler_options=FAST_COMPILE)
+@functools.partial(jax.jit, static_argnames=("before", "size", "overlap"), compiler_options=FAST)
 def proposed(logits, deltas, before, size, overlap) -> Boxes:
     return propose(PYRAMID, logits, deltas, EXTENT, before=before, size=size, overlap=overlap)
 
@@ -195,14 +195,14 @@ def test_no_gradient_flows_through_proposals():
     def total(logits, deltas):
         return jnp.sum(propose(PYRAMID, logits, deltas, EXTENT, before=10, size=10, overlap=0.7).boxes)
 
-    gradients = jax.jit(jax.grad(total, (0, 1)), compiler_options=FAST_COMPILE)(*head_outputs(5))
+    gradients = jax.jit(jax.grad(total, (0, 1)), compiler_options=FAST)(*head_outputs(5))
     assert not any(x.any() for x in gradients)
 
 
 def test_a_batch_proposes_what_each_image_does():
     logits, deltas = (np.stack(x) for x in zip(head_outputs(6), head_outputs(7), strict=True))
     one = functools.partial(propose, PYRAMID, extent=EXTENT, before=30, size=40, overlap=0.7)
-    together = jax.jit(jax.vmap(lambda *row: one(*row)), compiler_options=FAST_COMPILE)(logits, deltas)
+    together = jax.jit(jax.vmap(lambda *row: one(*row)), compiler_options=FAST)(logits, deltas)
     for n in range(2):
         alone = proposed(logits[n], deltas[n], 30, 40, 0.7)
         np.testing.assert_array_equal(together.scores[n], alone.scores)
