@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_own_backbones(commands)
     _add_data(commands)
     _add_reproduce(commands)
+    _add_detect(commands)
     return parser
 
 
@@ -164,6 +165,16 @@ def _add_reproduce(commands: Any) -> None:
     command.add_argument("name", nargs="?", help="the row to run; without it all rows are listed")
     command.add_argument("--results", help="folder of the records (results/reproduce/BENCHMARK)")
     command.add_argument("--root", help="where data sets are kept ($BOB_CACHE/data)")
+
+
+def _add_detect(commands: Any) -> None:
+    command = _add(commands, "detect", _detect, "draw what a trained detector finds in a picture: boxes and masks")
+    command.add_argument("image", type=Path, help="file of the picture")
+    command.add_argument("--run", dest="folder", type=Path, default="results", help="folder of the run (results)")
+    command.add_argument("--cell", help="the cell whose detector is taken (the one with the highest score)")
+    command.add_argument("--threshold", type=float, default=0.5, metavar="SCORE", help="least score (0.5)")
+    command.add_argument("--out", type=Path, metavar="FILE", help="file of the drawing (IMAGE.detections.png)")
+    command.add_argument("--json", action="store_true", help="print JSON, masks as run-length codes")
 
 
 def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
@@ -274,6 +285,21 @@ def _rank(arguments: argparse.Namespace) -> int:
 
         for file in plot.standings(found.ranking, arguments.plot):
             print(f"drew {file}", file=sys.stderr)
+    return 0
+
+
+def _detect(arguments: argparse.Namespace) -> int:
+    from bob_jax.launch.detect import detect
+
+    image: Path = arguments.image
+    out = arguments.out or image.with_name(f"{image.stem}.detections.png")
+    seen = detect(image, arguments.folder, cell=arguments.cell, threshold=arguments.threshold, out=out)
+    if arguments.json:
+        print_json({"cell": seen.cell, "drawn": str(seen.drawn), "objects": seen.objects})
+        return 0
+    rows = [(one["class"], f"{one['score']:.2f}", *(f"{edge:.1f}" for edge in one["box"])) for one in seen.objects]
+    print_table(("class", "score", "left", "top", "right", "bottom"), rows)
+    print(f"drew {seen.drawn}, by {seen.cell}", file=sys.stderr)
     return 0
 
 

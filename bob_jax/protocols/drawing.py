@@ -53,16 +53,19 @@ def draw(
     return np.asarray(canvas)
 
 
-def found(image: np.ndarray, detections: Detections, row: int, classes: Sequence[str]) -> np.ndarray:
-    """An image with what was found on it with a score of at least `SURE`, the surest on top.
+def found(
+    image: np.ndarray, detections: Detections, row: int, classes: Sequence[str], threshold: float = SURE
+) -> np.ndarray:
+    """An image with what was found on it, the surest on top.
 
     Args:
         image: [H, W, 3] uint8.
         detections: of several images.
         row: which of them this is.
         classes: names.
+        threshold: least score.
     """
-    mine = np.flatnonzero((detections.image == row) & (detections.score >= SURE))[::-1]
+    mine = np.flatnonzero((detections.image == row) & (detections.score >= threshold))[::-1]
     shapes = None
     if detections.masks is not None:
         shapes = [pixel_masks.decode(detections.masks[i], "what was found") for i in mine]

@@ -78,7 +78,7 @@ class Store:
         cell_id = record.cell.id
         files = [
             (self._examples_path(cell_id), _pack(per_example)),
-            *((self.picture(cell_id, name), _png(pixels)) for name, pixels in (pictures or {}).items()),
+            *((self.picture(cell_id, name), png(pixels)) for name, pixels in (pictures or {}).items()),
             (self._record_path(cell_id), to_json(record).encode()),
         ]
         if weights is not None:
@@ -213,7 +213,8 @@ def _pack(per_example: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """The file of a picture [H, W, 3] uint8."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
