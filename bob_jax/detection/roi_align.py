@@ -19,6 +19,7 @@ from bob_jax.errors import BobError, unknown_name
 CANONICAL_CELLS = 14  # a level serves boxes from 14 to 28 of its cells wide: 56 to 112 pixels at stride 4
 CHUNK = 64  # boxes whose half-interpolated maps are in memory at once in the "matmul" back-end
 BACKENDS = ("gather", "matmul")
+SMALL = 2048  # cells of a finest map up to which products are faster than gathers on a CPU too (1.7 times at 1,024)
 
 
 def assign_levels(boxes: jax.Array, strides: Sequence[float]) -> jax.Array:
@@ -100,9 +101,9 @@ def roi_align(
             were trained. Adaptive sampling always runs as "matmul", and is slow.
         aligned: a pixel's centre lies half a pixel inside it. False is the first RoIAlign's arithmetic, off by half a
             cell, with boxes of a cell at least: torchvision's public detectors were trained with it.
-        backend: None is "matmul" on a TPU and "gather" elsewhere.
+        backend: None is "matmul" on a TPU, and on a CPU where maps are small; else "gather".
         capacities: boxes that each level serves in the "matmul" back-end; None is half of all boxes for each level,
-            and, for adaptive sampling, all of them.
+            and, for adaptive sampling or on small maps, all of them.
 
     Returns:
         [T, size, size, C] in the maps' dtype, and [] int32: how many valid boxes were served by another level than
@@ -112,11 +113,12 @@ def roi_align(
         BobError: an unknown back-end; levels, strides and capacities of different number; not room for every box.
     """
     boxes = jax.lax.stop_gradient(jnp.where(valid[:, None], boxes.astype(jnp.float32), 0))
+    small = maps[0].shape[0] * maps[0].shape[1] <= SMALL
     if backend is None:
-        backend = "matmul" if jax.default_backend() == "tpu" else "gather"
+        backend = "matmul" if jax.default_backend() == "tpu" or (jax.default_backend() == "cpu" and small) else "gather"
     if backend not in BACKENDS:
         raise unknown_name("RoIAlign back-end", backend, BACKENDS)
-    capacities = _capacities(capacities, len(boxes), len(maps), adaptive=samples is None)
+    capacities = _capacities(capacities, len(boxes), len(maps), for_all=samples is None or small)
     if not len(maps) == len(strides) == len(capacities):
         raise BobError(f"RoIAlign: {len(maps)} maps, {len(strides)} strides and {len(capacities)} capacities: one each")
     levels = assign_levels(boxes, strides)
@@ -141,9 +143,9 @@ def interpolation_matrix(points: jax.Array, cells: int) -> jax.Array:
     return jax.nn.relu(1 - jnp.abs(jnp.clip(points, 0, cells - 1)[..., None] - centres))
 
 
-def _capacities(given: Sequence[int] | None, boxes: int, levels: int, *, adaptive: bool) -> Sequence[int]:
+def _capacities(given: Sequence[int] | None, boxes: int, levels: int, *, for_all: bool) -> Sequence[int]:
     if given is None:
-        share = 1 if adaptive else min(2, levels)
+        share = 1 if for_all else min(2, levels)
         return (math.ceil(boxes / share),) * levels
     if sum(given) < boxes:
         raise BobError(f"RoIAlign: capacities {tuple(given)} have room for {sum(given)} of {boxes} boxes: raise them")
