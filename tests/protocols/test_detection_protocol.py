@@ -1,24 +1,24 @@
-"""The detection protocol whole: eight scenes learned by heart, the record's parts, and a picture through what was kept."""
+"""The detection protocol: eight scenes learned by heart, what stands in the record, a picture through what was kept."""
 
 import dataclasses
+import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
+from running import environment, run_main
 
-from bob_jax import cli, grid
+from bob_jax import cli
 from bob_jax.backbones import zoo
-from bob_jax.backbones.card import Preprocessing
 from bob_jax.data import coco, scenes
 from bob_jax.data.base import DetectionDataset
+from bob_jax.data.subset import Subset
 from bob_jax.errors import BobError
-from bob_jax.launch import local
-from bob_jax.metrics import coco as average_precision
 from bob_jax.protocols.base import Competitor, Context
-from bob_jax.protocols.detection import Detection, Hierarchical2023, family
+from bob_jax.protocols.detection import Detection, Diffusion2023, Hierarchical2023, Plain2023, family
 from bob_jax.protocols.detection_training import Trainer
 from bob_jax.results.store import Store
 from bob_jax.training.mesh import make_mesh
@@ -26,51 +26,247 @@ from configs import detection, digits
 
 IMAGES = 8
 NAME = "convnext_nano_glyphs"
+# Where nothing is to be learned: as little to compile as shows what is to be seen.
+SMALL = {
+    "stage_overlaps": (0.5,),
+    "stage_weights": (1.0,),
+    "width": 32,
+    "size": 64,
+    "proposals_before": (50, 50),
+    "proposals": (50, 20),
+    "rois": 16,
+    "box_hidden": 32,
+}
+
+
+def write_scenes(root) -> None:
+    """Scenes as a user's own COCO folder: training, validation and test images are the same eight."""
+    scenes.write(root, {"train": IMAGES})
+    content = (root / "annotations" / "instances_train.json").read_text()
+    for split in ("validation", "test"):
+        (root / split).symlink_to(root / "train")
+        (root / "annotations" / f"instances_{split}.json").write_text(content)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Scenes as a user's own COCO folder: training, validation and test images are the same eight."""
     root = tmp_path_factory.mktemp("coco") / "scenes"
-    scenes.write(root, {"train": IMAGES})
-    for split in ("validation", "test"):
-        (root / split).symlink_to(root / "train")
-        content = (root / "annotations" / "instances_train.json").read_text()
-        (root / "annotations" / f"instances_{split}.json").write_text(content)
+    write_scenes(root)
     return root
 
 
+@pytest.fixture(scope="module")
+def data(folder) -> DetectionDataset:
+    return coco.load(folder)
+
+
 def recipe(**changes) -> Detection:
-    return Detection.from_config({**digits.PROTOCOLS["detection"], **changes})
+    return Detection.from_config({**digits.PROTOCOLS["detection"], **SMALL, **changes})
 
 
+@functools.cache
 def competitor(name: str = NAME) -> Competitor:
     return Competitor(zoo.card(name), zoo.load(name).module, "")
 
 
-def config(folder, results, **changes):
-    chosen = digits.get_config(f"{NAME},dataset=coco:{folder},protocol=detection")
-    chosen.protocols.detection = {**digits.PROTOCOLS["detection"], **changes}
-    chosen.results = str(results)
-    return chosen
+def trainer(data, tmp_path, name: str = NAME, **changes) -> Trainer:
+    return Trainer(recipe(**changes), competitor(name), data, Context(make_mesh(), tmp_path, num_workers=0))
 
 
 @pytest.fixture(scope="module")
 def learned(folder, tmp_path_factory):
-    """A results folder: one cell, trained on eight scenes until it knows them."""
-    results = tmp_path_factory.mktemp("results")
-    chosen = config(
-        folder, results, epochs=200, scale=(0.9, 1.1), evaluations=1, warmup_steps=20, learning_rates=(3e-3,)
+    """A results folder as `main.py` leaves it: one cell, trained on eight scenes until it knows them."""
+    results, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
+    overrides = {
+        "epochs": 300,  # of one step
+        "scale": "(1.0,1.0)",
+        "evaluations": 1,
+        "warmup_steps": 20,
+        "learning_rates": "(3e-3,)",
+    }
+    done = run_main(
+        f"--config=configs/digits.py:{NAME},dataset=coco:{folder},protocol=detection",
+        *(f"--config.protocols.detection.{name}={value}" for name, value in overrides.items()),
+        f"--results={results}",
+        env=environment(cache),
     )
-    assert local.run(grid.cells(chosen), chosen) == 0
+    assert done.returncode == 0, done.stderr
     return results
 
 
 @pytest.mark.slow
-def test_eight_scenes_are_learned_by_heart(learned, folder):
+def test_eight_scenes_are_learned_by_heart(learned):
+    (record,) = Store(learned).read_all()
+    assert record.main_metric == "mask_ap"
+    assert record.metrics["box_ap"].value > 0.9
+    assert record.metrics["mask_ap50"].value > 0.9
+
+
+@pytest.mark.slow
+def test_a_record_holds_scores_of_boxes_and_masks_outputs_pictures_and_weights(learned):
     store = Store(learned)
     (record,) = store.read_all()
-    assert record.main_metric == "mask_ap"
-    print(record.metrics["box_ap"], record.metrics["mask_ap"], record.metrics["box_ap50"])
-    assert record.metrics["box_ap50"].value > 0.95
-    assert record.metrics["box_ap"].value > 0.9
+    assert {"box_ap", "box_ap75", "mask_ap_small", "mask_ap", f"box_ap/{record.notes['classes'][1]}"} <= set(
+        record.metrics
+    )
+    assert all(score.low <= score.value <= score.high and score.higher_is_better for score in record.metrics.values())
+    arrays = store.per_example(record.cell.id)
+    assert arrays["detection_box"].shape == (IMAGES, 20, 4)
+    valid = arrays["detection_valid"]
+    assert valid.any() and (arrays["detection_score"][valid] > 0).all() and not arrays["detection_score"][~valid].any()
+    assert (np.diff(arrays["detection_score"], axis=1) <= 0).all()  # the surest first
+    for name in record.notes["pictures"]:
+        with Image.open(store.picture(record.cell.id, name)) as picture:
+            assert picture.width > picture.height  # truth and what was found, side by side
+    assert len(record.notes["pictures"]) == 4
+    assert {name.partition(".")[0] for name in store.weights(record.cell.id)} == {"backbone", "heads"}
+    journal = (learned / "work" / record.cell.id / "point_00" / "metrics.jsonl").read_text().splitlines()
+    last = next(row for row in map(json.loads, reversed(journal)) if "loss" in row)
+    assert {"rpn_score", "stage1_box", "stage1_mask", "stage3_score", "counters/proposal_recall"} <= last.keys()
+    assert last["counters/proposal_recall"] > 0.9
+
+
+@pytest.mark.slow
+def test_a_picture_through_the_detector_of_a_run(learned, folder, tmp_path, capsys):
+    picture = folder / "train" / "000001.png"
+    out = tmp_path / "drawn.png"
+    assert cli.main(["detect", str(picture), "--run", str(learned), "--json", "--out", str(out)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    truth = coco.CocoSource(folder / "annotations" / "instances_train.json", folder / "train")[0]
+    assert sorted(one["class"] for one in answer["objects"]) == sorted(str(label) for label in truth["classes"])
+    for one in answer["objects"]:
+        assert one["score"] >= 0.5
+        assert min(np.abs(truth["boxes"] - one["box"]).max(axis=1)) < 6  # pixels
+        assert one["mask"]["size"] == list(truth["image"].shape[:2])
+    with Image.open(out) as drawn, Image.open(picture) as original:
+        assert drawn.width >= original.width
+    assert cli.main(["detect", str(picture), "--run", str(learned), "--cell", "nobody"]) == 2
+    assert "unknown cell with a detector 'nobody'" in capsys.readouterr().err
+
+
+def test_what_detect_is_given_wrongly_is_said_in_one_line(tmp_path, capsys):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for arguments, words in (
+        (["a.png", "--run", str(tmp_path)], "no trained detector in"),
+        (["a.png", "--run", str(tmp_path / "nowhere")], "no results folder"),
+        (["text.png", "--run", str(tmp_path)], "text.png"),
+        (["missing.png", "--run", str(tmp_path)], "missing.png"),
+    ):
+        assert cli.main(["detect", str(tmp_path / arguments[0]), *arguments[1:]]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "text.png"]
+
+
+def losses(trainer: Trainer, params, frozen):
+    """The loss of the first training batch, and its gradient."""
+    batch = next(trainer._loader().batches())
+    batch = {name: jnp.asarray(value) for name, value in batch.items()}
+    value_and_grad = jax.value_and_grad(trainer._loss(), has_aux=True)
+    return jax.jit(value_and_grad)(params, frozen, trainer.stats, batch, jax.random.key(0))
+
+
+def test_a_frozen_backbone_has_neither_gradient_nor_optimizer_state_and_the_same_loss(data, tmp_path):
+    frozen, tuned = (trainer(data, tmp_path, mode=mode) for mode in ("frozen", "finetune"))
+    assert set(frozen.params) == {"heads"} and set(frozen.frozen) == {"backbone"}
+    state = jax.eval_shape(frozen._optimizer(1e-3, 10).init, frozen.params)
+    sizes = {leaf.shape for leaf in jax.tree.leaves(state)}
+    kernel = next(leaf for leaf in jax.tree.leaves(frozen.frozen) if leaf.ndim == 4)
+    assert kernel.shape not in sizes
+    (value, _), grads = losses(frozen, frozen.params, frozen.frozen)
+    (other, _), other_grads = losses(tuned, tuned.params, tuned.frozen)
+    np.testing.assert_allclose(value, other, rtol=1e-5)
+    assert jax.tree.structure(grads) == jax.tree.structure(frozen.params)
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(other_grads["backbone"]) if leaf.ndim > 1)
+
+
+def test_statistics_stay_with_a_pretrained_backbone_and_are_learned_by_a_random_one(data, tmp_path):
+    for name, stay in (("resnet10_nano_glyphs", True), ("resnet10_nano_random", False)):
+        made = trainer(data, tmp_path, name, mask_heads=0)
+        (_, aux), _ = losses(made, made.params, made.frozen)
+        same = [
+            np.array_equal(before, after)
+            for before, after in zip(jax.tree.leaves(made.stats), jax.tree.leaves(aux.stats), strict=True)
+        ]
+        assert same and (all(same) if stay else not any(same))
+
+
+def test_the_stem_learns_at_its_share_of_the_rate_whatever_the_depth(data, tmp_path):
+    made = trainer(data, tmp_path, stem_rate=0.1, warmup_steps=0, clip_norm=0.0, weight_decay=0.0)
+    tx = made._optimizer(1.0, 10)
+    ones = jax.tree.map(jnp.ones_like, made.params)
+    updates, _ = tx.update(ones, tx.init(made.params), made.params)
+    size = {path: float(jnp.abs(leaf).mean()) for path, leaf in jax.tree.leaves_with_path(updates)}
+    of = {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in size.items()}
+    heads = next(value for name, value in of.items() if name.startswith("heads."))
+    stem = next(value for name, value in of.items() if name.startswith("backbone.stem"))
+    np.testing.assert_allclose(stem / heads, 0.1, rtol=1e-5)
+    between = [value / heads for name, value in of.items() if name.startswith("backbone.stages")]
+    assert all(0.1 < share < 1 for share in between)
+
+
+def test_data_without_masks_make_a_detector_of_boxes(data, tmp_path):
+    made = trainer(dataclasses.replace(data, metric="box_ap"), tmp_path)
+    assert made.kinds == ("box",) and not made.detector.heads.mask_heads
+
+
+def test_images_that_are_shifted_are_scored_beside_and_the_gap_told(data, tmp_path):
+    splits = {**data.splits, "shifted": Subset(data.splits["test"], np.arange(4))}
+    made = trainer(dataclasses.replace(data, splits=splits), tmp_path, score_threshold=0.0)
+    weights = made._whole({"params": made.params, "stats": made.stats})
+    scores = made.scores({split: made.look(weights, split) for split in ("test", "shifted")})
+    assert {"box_ap", "shifted_box_ap", "gap_box_ap", "shifted_mask_ap50", "gap_mask_ap"} <= scores.keys()
+    for kind in ("box", "mask"):
+        gap, clean, shifted = (scores[f"{name}{kind}_ap"] for name in ("gap_", "", "shifted_"))
+        np.testing.assert_allclose(gap.value, clean.value - shifted.value, rtol=1e-12, atol=1e-15)
+        assert gap.low <= gap.value <= gap.high and gap.n == IMAGES + 4
+
+
+def test_every_image_is_looked_at_once_and_boxes_are_in_pixels_of_the_file(data, tmp_path):
+    made = trainer(data, tmp_path, score_threshold=0.0, size=96)
+    weights = made._whole({"params": made.params, "stats": made.stats})
+    seen = made.look(weights, "test")
+    assert seen.found.images == tuple(data.splits["test"].ids) and len(seen.index) == IMAGES
+    for row in range(IMAGES):
+        height, width = data.splits["test"][row]["image"].shape[:2]
+        boxes = seen.found.boxes[seen.found.image == row]
+        assert len(boxes) and (boxes >= 0).all() and (boxes <= np.array([width, height, width, height]) + 1e-3).all()
+        mine = np.flatnonzero(seen.found.image == row)
+        assert all(seen.found.masks[i]["size"] == [height, width] for i in mine)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mode": "frosen"}, "frozen"),
+        ({"views": "jiter"}, "jitter"),
+        ({"schedule": "step"}, "steps"),
+        ({"stem_rate": 0.0}, "stem_rate is 0.0"),
+        ({"stage_weights": (1.0,)}, "stage_weights"),
+        ({"mask_heads": 2}, "2 mask_heads"),
+        ({"box_loss": "l7"}, "box_loss 'l7'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_said_in_one_line(changes, words):
+    with pytest.raises(BobError, match=words):
+        recipe(**changes)
+
+
+def test_a_canvas_smaller_than_a_patch_is_refused(data, tmp_path):
+    with pytest.raises(BobError, match=r"size 4: vit_nano8_random takes multiples of 8 pixels; raise it"):
+        trainer(data, tmp_path, "vit_nano8_random", size=4)
+    assert trainer(data, tmp_path, "vit_nano8_random", size=100).detector.size == 96
+
+
+@pytest.mark.parametrize("architecture", sorted({card.architecture for card in zoo.CARDS.values()}))
+def test_the_families_of_2023_are_told_by_what_a_backbone_gives(architecture):
+    card = next(card for card in zoo.CARDS.values() if card.architecture == architecture)
+    strides = zoo.skeleton(card.name).strides
+    if family(card) != "diffusion":
+        assert (family(card) == "plain") == (len(set(strides)) == 1)
+    fit = [kind.name for kind in (Hierarchical2023, Plain2023, Diffusion2023) if kind.families == family(card)]
+    assert fit == [f"bob2023_{family(card)}"]
+    for kind in (Hierarchical2023, Plain2023, Diffusion2023):
+        protocol = kind.from_config(detection.PROTOCOLS[kind.name])
+        assert (protocol.unfit(card, "coco") is None) == (kind.name in fit)
