@@ -88,8 +88,9 @@ def roi_align(
 
     A box is cut into size x size bins, and a bin is the mean over samples x samples bilinear interpolations. Samples
     outside the map have the value of its border, as in torchvision's Python definition
-    `torchvision.ops.roi_align._roi_align`; its compiled kernel gives 0 more than a cell outside, which no box reaches
-    that is clipped to the image. No gradient flows into the boxes.
+    `torchvision.ops.roi_align._roi_align`; its compiled kernel gives 0 more than a cell outside, which a box that is
+    clipped to the image reaches only at the border, narrower than a cell and not `aligned`. No gradient flows into the
+    boxes.
 
     Args:
         maps: [H, W, C] of one image for each level, finest first.
