@@ -11,7 +11,9 @@ Needs: the weights, and the data in COCO's own layout (`bob data list`). Frozen 
 (`convnext_t_random`) run by the same recipe.
 
 `detection` is the recipe of today: heads, norms, losses, augmentation, input size, precision and batch are the same for
-all, so the backbone is all that differs. Its expected scores are not known yet: nearest are ViTDet's (ViT-B of MAE,
+all, so the backbone is all that differs.
+
+Expected: not known yet. Nearest are ViTDet's (ViT-B of MAE,
 cascade, 100 epochs: box AP 54.0, mask AP 46.7) and ConvNeXt's (ConvNeXt-T, 36 epochs: 50.4 and 43.7), see
 docs/detection.md.
 

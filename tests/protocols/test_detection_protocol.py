@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from from_timm import FAST_COMPILE
 from PIL import Image
 from running import environment, run_main
 
@@ -159,12 +160,12 @@ def test_what_detect_is_given_wrongly_is_said_in_one_line(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "text.png"]
 
 
-def losses(trainer: Trainer, params, frozen):
-    """The loss of the first training batch, and its gradient."""
-    batch = next(trainer._loader().batches())
-    batch = {name: jnp.asarray(value) for name, value in batch.items()}
-    value_and_grad = jax.value_and_grad(trainer._loss(), has_aux=True)
-    return jax.jit(value_and_grad)(params, frozen, trainer.stats, batch, jax.random.key(0))
+def learn(trainer: Trainer, *, gradient: bool = False):
+    """The loss on the first training batch and what comes with it; with its gradient, where that is wanted."""
+    batch = {name: jnp.asarray(value) for name, value in next(trainer._loader().batches()).items()}
+    loss = jax.value_and_grad(trainer._loss(), has_aux=True) if gradient else trainer._loss()
+    program = jax.jit(loss, compiler_options=FAST_COMPILE)
+    return program(trainer.params, trainer.frozen, trainer.stats, batch, jax.random.key(0))
 
 
 def test_a_frozen_backbone_has_neither_gradient_nor_optimizer_state_and_the_same_loss(data, tmp_path):
@@ -174,17 +175,16 @@ def test_a_frozen_backbone_has_neither_gradient_nor_optimizer_state_and_the_same
     sizes = {leaf.shape for leaf in jax.tree.leaves(state)}
     kernel = next(leaf for leaf in jax.tree.leaves(frozen.frozen) if leaf.ndim == 4)
     assert kernel.shape not in sizes
-    (value, _), grads = losses(frozen, frozen.params, frozen.frozen)
-    (other, _), other_grads = losses(tuned, tuned.params, tuned.frozen)
+    value, _ = learn(frozen)
+    (other, _), grads = learn(tuned, gradient=True)
     np.testing.assert_allclose(value, other, rtol=1e-5)
-    assert jax.tree.structure(grads) == jax.tree.structure(frozen.params)
-    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(other_grads["backbone"]) if leaf.ndim > 1)
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(grads["backbone"]) if leaf.ndim > 1)
 
 
 def test_statistics_stay_with_a_pretrained_backbone_and_are_learned_by_a_random_one(data, tmp_path):
     for name, stay in (("resnet10_nano_glyphs", True), ("resnet10_nano_random", False)):
         made = trainer(data, tmp_path, name, mask_heads=0)
-        (_, aux), _ = losses(made, made.params, made.frozen)
+        _, aux = learn(made)
         same = [
             np.array_equal(before, after)
             for before, after in zip(jax.tree.leaves(made.stats), jax.tree.leaves(aux.stats), strict=True)
@@ -195,8 +195,8 @@ def test_statistics_stay_with_a_pretrained_backbone_and_are_learned_by_a_random_
 def test_the_stem_learns_at_its_share_of_the_rate_whatever_the_depth(data, tmp_path):
     made = trainer(data, tmp_path, stem_rate=0.1, warmup_steps=0, clip_norm=0.0, weight_decay=0.0)
     tx = made._optimizer(1.0, 10)
-    ones = jax.tree.map(jnp.ones_like, made.params)
-    updates, _ = tx.update(ones, tx.init(made.params), made.params)
+    ones = jax.tree.map(np.ones_like, made.params)
+    updates, _ = jax.jit(lambda params: tx.update(ones, tx.init(params), params))(made.params)
     size = {path: float(jnp.abs(leaf).mean()) for path, leaf in jax.tree.leaves_with_path(updates)}
     of = {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in size.items()}
     heads = next(value for name, value in of.items() if name.startswith("heads."))
@@ -243,7 +243,7 @@ def test_every_image_is_looked_at_once_and_boxes_are_in_pixels_of_the_file(data,
         ({"views": "jiter"}, "jitter"),
         ({"schedule": "step"}, "steps"),
         ({"stem_rate": 0.0}, "stem_rate is 0.0"),
-        ({"stage_weights": (1.0,)}, "stage_weights"),
+        ({"stage_weights": (1.0, 0.5)}, "stage_weights"),
         ({"mask_heads": 2}, "2 mask_heads"),
         ({"box_loss": "l7"}, "box_loss 'l7'"),
     ],
