@@ -3,10 +3,14 @@
 A protocol is paired with the data sets that ask its kind of question. One that judges a head (`needs_head`) is paired
 with the heads of the config as well: each such cell has a source, the cell that trains the head, which stands before
 it.
+
+A config may stand for several benchmarks: then it has `parts`, each the grid of one of them, and what concerns the
+whole run stands beside them. A cell is the same cell, with the same id, whether its benchmark runs alone or as a part.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bob_jax.backbones import zoo
@@ -35,14 +39,9 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     )
 }
 
-SECTIONS = {
-    "": (
-        *("benchmark", "backbones", "datasets", "seeds", "protocols", "heads"),
-        *("data", "mesh", "results", "keep_weights"),
-    ),
-    "data": ("root", "limit", "num_workers", "skip_corrupt"),
-    "mesh": ("fsdp",),
-}
+GRID = ("benchmark", "backbones", "datasets", "seeds", "protocols", "heads")
+RUN = ("data", "mesh", "results", "keep_weights")
+SECTIONS = {"data": ("root", "limit", "num_workers", "skip_corrupt"), "mesh": ("fsdp",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +111,44 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
             that no protocol of the config can judge, or nothing that the protocols can judge at all. Single backbones
             that a protocol cannot judge are left out.
     """
+    several = "parts" in config
+    _check("config", config, ("benchmark", "parts", *RUN) if several else (*GRID, *RUN))
     for section, keys in SECTIONS.items():
-        for key in config[section] if section else config:
-            if key not in keys:
-                raise unknown_name(f"key in config{'.' if section else ''}{section}", key, keys)
+        _check(f"config.{section}", config[section], keys)
+    found: dict[Cell, None] = {}  # a set in order: several cells may ask for the same source
+    left_out: list[str] = []
+    for name, part in config["parts"].items() if several else (("", config),):
+        if several:
+            _check(f"config.parts.{name}", part, GRID)
+        more, without = _of_one(part, config["data"])
+        found |= dict.fromkeys(more)
+        left_out += without
+    if not found:
+        raise BobError(f"the config {config['benchmark']} stands for no cell: {'; '.join(dict.fromkeys(left_out))}")
+    place = {backbone: i for i, backbone in enumerate(dict.fromkeys(cell.backbone for cell in found))}
+    return sorted(found, key=lambda cell: place[cell.backbone])
+
+
+def folder(config: Mapping[str, Any], benchmark: str) -> Path:
+    """Where the records of a benchmark go: with parts, a folder for each, the one it has when it runs alone."""
+    results = Path(config["results"])
+    return results / benchmark if "parts" in config else results
+
+
+def keeps_weights(cell: Cell, config: Mapping[str, Any], sources: Collection[Cell | None]) -> bool:
+    """Whether the weights that a cell trains stay beside its record; they do for `sources`: others judge these."""
+    asked = cell.protocol.makes_head and (config["keep_weights"] or cell in sources)
+    return bool(cell.protocol.keeps_weights or asked)
+
+
+def _check(where: str, section: Mapping[str, Any], keys: Collection[str]) -> None:
+    for key in section:
+        if key not in keys:
+            raise unknown_name(f"key in {where}", key, keys)
+
+
+def _of_one(config: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[list[Cell], list[str]]:
+    """The cells of one benchmark, and why backbones were left out."""
     protocols, heads = _protocols(config["protocols"]), _protocols(config["heads"])
     for maker in heads:
         if not maker.makes_head:
@@ -127,8 +160,7 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
             f"the config {config['benchmark']} stands for no cell: name a backbone, a dataset and a protocol"
         )
     pairs = [(dataset, pair) for dataset in config["datasets"] for pair in _pairs(dataset, protocols, heads)]
-    data = config["data"]
-    found: dict[Cell, None] = {}  # a set in order: several cells may ask for the same source
+    found: list[Cell] = []
     left_out: list[str] = []
     for backbone in config["backbones"]:
         for dataset, (protocol, head) in pairs:
@@ -137,15 +169,12 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
                 continue
             for seed in config["seeds"]:
                 common = (seed, data["limit"] or None, data["skip_corrupt"])
-                if head is None:
-                    found[Cell(config["benchmark"], backbone, dataset, protocol, *common)] = None
-                    continue
-                source = Cell(config["benchmark"], backbone, catalog.source_of(dataset), head, *common)
-                found[source] = None
-                found[Cell(config["benchmark"], backbone, dataset, protocol, *common, source)] = None
-    if not found:
-        raise BobError(f"the config {config['benchmark']} stands for no cell: {'; '.join(dict.fromkeys(left_out))}")
-    return list(found)
+                source = None
+                if head is not None:
+                    source = Cell(config["benchmark"], backbone, catalog.source_of(dataset), head, *common)
+                    found.append(source)
+                found.append(Cell(config["benchmark"], backbone, dataset, protocol, *common, source))
+    return found, left_out
 
 
 def _protocols(sections: Mapping[str, Any]) -> list[Protocol]:

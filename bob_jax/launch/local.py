@@ -5,7 +5,6 @@ import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.table import Table
 
+from bob_jax import grid
 from bob_jax.errors import BobError
 from bob_jax.grid import Cell
 from bob_jax.launch import cell as single
@@ -49,9 +49,10 @@ def run(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
     """
     initialize_distributed()
     sources = frozenset(cell.source for cell in cells if cell.source)
-    launcher = _Launcher(Store(config["results"]), config, make_mesh(config["mesh"]["fsdp"]), sources)
+    launcher = _Launcher(config, make_mesh(config["mesh"]["fsdp"]), sources)
     if launcher.leads:
-        launcher.store.prepare()
+        for benchmark in {cell.benchmark for cell in cells}:
+            launcher.store(benchmark).prepare()
     failed = [cell for number, cell in enumerate(cells, 1) if not launcher.settle(cell, f"[{number}/{len(cells)}]")]
     launcher.say(f"{len(cells) - len(failed)} of {len(cells)} cells have a record in {config['results']}")
     for cell in failed:
@@ -62,7 +63,6 @@ def run(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Launcher:
-    store: Store
     config: Mapping[str, Any]
     mesh: jax.sharding.Mesh
     sources: frozenset[Cell | None]  # cells whose heads others judge
@@ -71,6 +71,10 @@ class _Launcher:
     def leads(self) -> bool:
         """Only process 0 writes and speaks."""
         return jax.process_index() == 0
+
+    def store(self, benchmark: str) -> Store:
+        """Where the records of a benchmark are."""
+        return Store(grid.folder(self.config, benchmark))
 
     def say(self, line: str) -> None:
         if self.leads:
@@ -94,22 +98,23 @@ class _Launcher:
         return True
 
     def _keeps_weights(self, cell: Cell) -> bool:
-        asked = cell.protocol.makes_head and (self.config["keep_weights"] or cell in self.sources)
-        return bool(cell.protocol.keeps_weights or asked)
+        return grid.keeps_weights(cell, self.config, self.sources)
 
     def _done(self, job: single.Job) -> bool:
         """Whether all that is asked for is there; process 0 looks, so that all processes go the same way."""
-        weights = self.store.has_weights(job.id) or not self._keeps_weights(job.cell)
-        return bool(multihost_utils.broadcast_one_to_all(np.array(self.store.exists(job.id) and weights)))
+        store = self.store(job.cell.benchmark)
+        weights = store.has_weights(job.id) or not self._keeps_weights(job.cell)
+        return bool(multihost_utils.broadcast_one_to_all(np.array(store.exists(job.id) and weights)))
 
     def _judge(self, job: single.Job) -> None:
         workers = self.config["data"]["num_workers"]
-        workdir = Path(self.config["results"]) / "work" / job.id
-        judged = single.run(job, self.mesh, workdir.absolute(), None if workers < 0 else workers, self.store)
+        store = self.store(job.cell.benchmark)
+        workdir = store.folder / "work" / job.id
+        judged = single.run(job, self.mesh, workdir.absolute(), None if workers < 0 else workers, store)
         record = judged.record
         if self.leads:
             kept = judged.weights if self._keeps_weights(job.cell) else None
-            self.store.write(record, judged.per_example, kept, judged.pictures)
+            store.write(record, judged.per_example, kept, judged.pictures)
             for checkpoints in workdir.glob("**/checkpoints"):  # nothing is left to resume; the journals stay
                 shutil.rmtree(checkpoints)
         score = record.metrics[record.main_metric]
@@ -123,4 +128,6 @@ class _Launcher:
         print(f"error: {cell}: {line}", file=sys.stderr, flush=True)
         if job is None:
             return  # without the data's version the cell has no id yet; the next start asks again
-        self.store.record_failure(Failure(single.describe(job), line, traceback.format_exc(), single.where(), now()))
+        self.store(cell.benchmark).record_failure(
+            Failure(single.describe(job), line, traceback.format_exc(), single.where(), now())
+        )

@@ -138,6 +138,11 @@ class Protocol(abc.ABC):
     needs_head: typing.ClassVar[bool] = False
     keeps_weights: typing.ClassVar[bool] = False
 
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether the backbone itself learns; all others leave it as it came."""
+        return False
+
     def drop_path_rate(self) -> float:
         """Rate the backbone is built with; only a protocol that trains the backbone has one."""
         return 0.0

@@ -92,6 +92,11 @@ class Detection(Design, Protocol):
             raise BobError(f"protocols.{self.name}.stem_rate is {self.stem_rate}: it must be above 0 and at most 1")
         self.check()
 
+    @property
+    def trains_backbone(self) -> bool:
+        """As `mode` says."""
+        return self.mode == "finetune"
+
     def drop_path_rate(self) -> float:
         """A frozen backbone drops nothing."""
         return self.drop_path if self.mode == "finetune" else 0.0

@@ -85,6 +85,11 @@ class Finetune(Protocol):
     clip_norm: float
     ema: float
 
+    @property
+    def trains_backbone(self) -> bool:
+        """Always."""
+        return True
+
     def drop_path_rate(self) -> float:
         """The backbone is trained: its blocks are dropped at this rate."""
         return self.drop_path
