@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_results(commands)
     _add_results_of_several(commands)
     _add_rank(commands)
+    _add_plan(commands)
     _add_backbones(commands)
     _add_own_backbones(commands)
     _add_data(commands)
@@ -105,6 +106,19 @@ def _add_rank(commands: Any) -> None:
     form.add_argument("--csv", action="store_true", help="print CSV, nothing rounded")
     form.add_argument("--json", action="store_true", help="print JSON with all correlations, nothing rounded")
     command.add_argument("--plot", metavar="PREFIX", help="also draw PREFIX.png/.svg")
+
+
+def _add_plan(commands: Any) -> None:
+    words = "what a config will take: cells done, what is missing, hours, downloads, money, energy (docs/plan.md)"
+    command = _add(commands, "plan", _plan, words)
+    command.add_argument("config", metavar="CONFIG", help="as main.py takes it: configs/gauntlet.py:paper,frozen")
+    command.add_argument("--results", help="folder of the records, as main.py takes it (the config's)")
+    command.add_argument("--root", help="where data sets are kept ($BOB_CACHE/data)")
+    command.add_argument("--device", help="kind of device, or part of its name: h100, v5 lite, cpu (this machine's)")
+    command.add_argument("--price", type=float, metavar="P", help="of an hour of one device")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--cells", action="store_true", help="a row for each cell, not for each protocol")
+    form.add_argument("--json", action="store_true", help="print JSON with all cells, nothing rounded")
 
 
 def _add_backbones(commands: Any) -> None:
@@ -300,6 +314,30 @@ def _detect(arguments: argparse.Namespace) -> int:
     rows = [(one["class"], f"{one['score']:.2f}", *(f"{edge:.1f}" for edge in one["box"])) for one in seen.objects]
     print_table(("class", "score", "left", "top", "right", "bottom"), rows)
     print(f"drew {seen.drawn}, by {seen.cell}", file=sys.stderr)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from bob_jax.launch import config_file, devices, plan, plan_table
+
+    if arguments.price is not None and not arguments.price >= 0:
+        raise BobError(f"--price is {arguments.price:g}: give what an hour of one device costs, 0 or more")
+    config = config_file.read(arguments.config)
+    if arguments.results:
+        config.results = arguments.results
+    if arguments.root:
+        config.data.root = arguments.root
+    device = devices.named(arguments.device) if arguments.device else devices.here()
+    found = plan.make(config, device, arguments.price)
+    if arguments.json:
+        print_json(plan_table.plain(found))
+        return 0
+    if arguments.cells:
+        print_table(plan_table.CELL_COLUMNS, plan_table.by_cell(found))
+    else:
+        print_table(plan_table.COLUMNS, plan_table.by_protocol(found))
+    for line in plan_table.sentences(found):
+        print(line)
     return 0
 
 

@@ -1,0 +1,86 @@
+"""What a device can do and what it draws: published figures, for estimates of what nobody has measured yet."""
+
+import dataclasses
+import os
+
+import jax
+
+from bob_jax.errors import BobError
+
+# Share of the published peak that forward passes and training steps are taken to reach. An assumption, not a
+# measurement: well-fed vision transformers reach 0.3 to 0.5, convolutions and small batches less.
+UTILISATION = 0.3
+
+# GFLOPs a second of one CPU core that XLA's float32 programs did reach: of 2 cores of an AMD EPYC, docs/performance.md
+# has 98 for a ViT-S/16 and 182 for a ViT-B/16.
+CPU_CORE = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """An accelerator as its maker describes it.
+
+    Attributes:
+        kind: as JAX names it (`jax.devices()[0].device_kind`).
+        peak: TFLOPs a second in bfloat16, dense; what is published "with sparsity" is twice that.
+        watts: of the whole board or chip under load; None where it is not published.
+    """
+
+    kind: str
+    peak: float
+    watts: float | None
+
+
+# NVIDIA: the data sheets (tensor cores, maximum board power). TPU: cloud.google.com/tpu/docs; power of v4 is the most
+# that arXiv 2304.01433 measured; later chips have none published. A v3 device is half a chip.
+DEVICES = (
+    Device("NVIDIA L4", 121, 72),
+    Device("NVIDIA L40S", 362, 350),
+    Device("NVIDIA GeForce RTX 4090", 165, 450),
+    Device("NVIDIA A100-SXM4-40GB", 312, 400),
+    Device("NVIDIA A100-SXM4-80GB", 312, 400),
+    Device("NVIDIA A100 80GB PCIe", 312, 300),
+    Device("NVIDIA H100 PCIe", 756, 350),
+    Device("NVIDIA H100 80GB HBM3", 989, 700),
+    Device("NVIDIA H200", 989, 700),
+    Device("NVIDIA B200", 2250, 1000),
+    Device("TPU v3", 61.5, None),
+    Device("TPU v4", 275, 192),
+    Device("TPU v5 lite", 197, None),
+    Device("TPU v5", 459, None),
+    Device("TPU v6 lite", 918, None),
+)
+CPU = "cpu"
+
+
+def named(text: str) -> str:
+    """The kind of device that a name means: JAX's own, or a part of it that fits one kind alone ("h200", "v4").
+
+    Raises:
+        BobError: it fits none of the table, or several.
+    """
+    kinds = (CPU, *(device.kind for device in DEVICES))
+    exact = [kind for kind in kinds if kind.lower() == text.lower()]
+    fitting = exact or [kind for kind in kinds if text.lower() in kind.lower()]
+    if len(fitting) == 1:
+        return fitting[0]
+    word = "several devices" if fitting else "no device"
+    raise BobError(f"--device '{text}' fits {word}: name one of {', '.join(fitting or kinds)}")
+
+
+def here() -> str:
+    """The kind of this machine's devices."""
+    kind: str = jax.devices()[0].device_kind
+    return kind
+
+
+def speed(kind: str) -> float | None:
+    """GFLOPs a second that a device is taken to reach; None for one that is not in the table."""
+    if kind == CPU:
+        return CPU_CORE * (os.cpu_count() or 1)
+    return next((UTILISATION * device.peak * 1000 for device in DEVICES if device.kind == kind), None)
+
+
+def power(kind: str) -> float | None:
+    """Watts under load; None where they are not known, as of a processor that only says it is a CPU."""
+    return next((device.watts for device in DEVICES if device.kind == kind), None)

@@ -1,0 +1,225 @@
+"""What a grid will take: done, missing, measured and estimated; the command, and every command of docs/plan.md."""
+
+import dataclasses
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from synthetic_records import ENVIRONMENT, simulate
+
+from bob_jax import cli, grid
+from bob_jax.backbones import flops
+from bob_jax.errors import BobError
+from bob_jax.launch import cell as single
+from bob_jax.launch import config_file, devices, plan
+from bob_jax.results.record import Cost
+from bob_jax.results.store import Store
+from configs import digits, fgvc, gauntlet
+
+ROOT = Path(__file__).parent.parent.parent
+H200 = "NVIDIA H200"
+WHO = "digits,vit_nano8_glyphs"
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOB_CACHE", str(tmp_path / "cache"))
+
+
+def config_of(argument, folder):
+    chosen = gauntlet.get_config(argument)
+    chosen.results = str(folder)
+    return chosen
+
+
+def judge(chosen, which, cost, weights=None, environment=ENVIRONMENT):
+    """A record for the cells of a protocol, as if they had run."""
+    for cell in grid.cells(chosen):
+        if cell.protocol_name == which:
+            job = single.prepare(cell, None)
+            record, outputs = simulate(cell.backbone, n=20)
+            protocol = dataclasses.replace(record.protocol, name=which)
+            dataset = dataclasses.replace(record.dataset, version=job.dataset.version)
+            record = dataclasses.replace(
+                record,
+                cell=single.describe(job),
+                protocol=protocol,
+                dataset=dataset,
+                cost=cost,
+                environment=environment,
+            )
+            record = dataclasses.replace(record, source_cell=job.source_id)
+            Store(grid.folder(chosen, cell.benchmark)).write(record, outputs, weights)
+
+
+def only(made, protocol):
+    (line,) = (line for line in made.lines if line.protocol == protocol)
+    return line
+
+
+def test_a_plan_from_nothing_is_an_estimate(tmp_path):
+    made = plan.make(config_of(WHO, tmp_path / "none"), H200, price=4.0)
+    assert [line.protocol for line in made.lines] == [
+        cell.protocol_name for cell in grid.cells(gauntlet.get_config(WHO))
+    ]
+    totals = made.totals
+    assert (totals["done"], totals["measured"], totals["unknown"]) == (0, 0, 0)
+    assert totals["bytes_weights"] == totals["bytes_data"] == 0  # all of it comes with the package
+    knn = only(made, "knn")
+    assert knn.passes == 1797
+    reached = 0.3 * 989e3
+    assert knn.seconds == pytest.approx(plan.BESIDE + 1797 * flops.known()["vit_nano8_glyphs"] / reached)
+    probe = next(line for line in made.lines if (line.protocol, line.dataset) == ("linear_probe", "digits"))
+    assert probe.passes == 0 and probe.seconds == plan.BESIDE  # its features are the neighbours'
+    assert totals["hours"] == pytest.approx(sum(line.seconds for line in made.lines) / 3600)
+    assert totals["money"] == pytest.approx(4.0 * totals["hours"])
+    assert totals["kilowatt_hours"] == pytest.approx(0.7 * totals["hours"])
+
+
+def test_what_has_a_record_is_done_and_its_features_are_asked_of_the_next(tmp_path):
+    chosen = config_of(f"{WHO},protocol=knn+linear_probe+ood", tmp_path)
+    judge(chosen, "knn", Cost())
+    made = plan.make(chosen, H200)
+    assert only(made, "knn").done and only(made, "knn").seconds == 0
+    assert [line.done for line in made.lines].count(True) == 1
+    assert next(line for line in made.lines if line.protocol == "linear_probe").passes == 1797
+    changed = config_of(f"{WHO},protocol=knn", tmp_path)
+    changed.parts.digits.protocols.knn.temperature = 0.5
+    assert not only(plan.make(changed, H200), "knn").done
+    alone = digits.get_config("vit_nano8_glyphs,protocol=knn")
+    alone.results = str(tmp_path / "digits")  # where the benchmark alone has the same records
+    assert only(plan.make(alone, H200), "knn").done
+
+
+def test_a_head_that_others_judge_is_done_when_its_weights_are_there(tmp_path):
+    chosen = config_of(f"{WHO},protocol=linear_probe+adversarial", tmp_path)
+    judge(chosen, "linear_probe", Cost())
+    assert not only(plan.make(chosen, H200), "linear_probe").done
+    judge(chosen, "linear_probe", Cost(), weights={})
+    assert only(plan.make(chosen, H200), "linear_probe").done
+    judge(chosen, "adversarial_linear_probe", Cost())
+    assert all(line.done for line in plan.make(chosen, H200).lines)
+
+
+def test_records_of_the_same_device_measure(tmp_path):
+    there = dataclasses.replace(ENVIRONMENT, device_kind=H200, device_count=2)
+    judge(config_of(f"{WHO},protocol=knn", tmp_path), "knn", Cost(50.0, 30.0, 200.0), environment=there)
+    wanted = config_of(f"{WHO},protocol=knn+retrieval,seed=1", tmp_path)
+    made = plan.make(wanted, H200)
+    assert only(made, "knn").seconds == 100.0  # with seed 0 it took two devices 50 seconds
+    look = only(made, "retrieval")
+    assert look.measured and look.seconds == pytest.approx(plan.BESIDE + look.passes / 100.0)
+    elsewhere = plan.make(wanted, "TPU v4")
+    assert elsewhere.totals["measured"] == 0
+    short = digits.get_config("vit_nano8_glyphs,protocol=knn")
+    short.results, short.data.limit = str(tmp_path / "digits"), 100
+    assert only(plan.make(short, H200), "knn").seconds == pytest.approx(plan.BESIDE + 300 / 100.0)
+
+
+def test_time_beside_the_passes_is_learned_from_other_backbones(tmp_path):
+    there = dataclasses.replace(ENVIRONMENT, device_kind=H200, device_count=1)
+    judge(config_of(f"{WHO},protocol=knn", tmp_path), "knn", Cost(27.97, 8.0, 100.0), environment=there)
+    made = plan.make(config_of("digits,vit_nano8_glyphs,vit_nano4_random,protocol=knn", tmp_path), H200)
+    (line,) = (line for line in made.lines if line.backbone == "vit_nano4_random")
+    passes = 1797 * flops.known()["vit_nano4_random"] / (0.3 * 989e3)
+    assert not line.measured and line.seconds == pytest.approx(27.97 - 17.97 + passes)
+
+
+def test_what_is_missing_is_named_once(tmp_path):
+    chosen = gauntlet.get_config("vit_b16_clip,vit_b16_dinov3,benchmark=classification+ood,protocol=knn+ood")
+    made = plan.make(chosen, H200)
+    weights = [line.weights for line in made.lines if line.weights]
+    assert [(one.name, one.by_hand) for one in weights] == [("vit_b16_clip", False), ("vit_b16_dinov3", True)]
+    assert weights[0].bytes == pytest.approx(85.8e6 * 4)
+    data = [line.data for line in made.lines if line.data]
+    names = [one.name for one in data]
+    assert len(set(names)) == len(names)
+    assert {"imagenet", "cifar10", "imagenet_v2"} <= set(names)
+    assert len({"clevr_count", "clevr_distance"} & set(names)) == 1  # two questions of one download
+    assert made.totals["bytes_data"] == sum(one.bytes for one in data)
+    root = tmp_path / "data"
+    (root / "cub").mkdir(parents=True)
+    for place, expected in ((tmp_path / "nowhere", "cub"), (root, None)):
+        one = fgvc.get_config("vit_b16_random,dataset=cub,protocol=knn")
+        one.data.root = str(place)
+        (line,) = plan.make(one, H200).lines
+        assert (line.data and line.data.name) == expected and line.weights is None
+
+
+def test_what_nobody_knows_is_counted_and_not_guessed(tmp_path):
+    chosen = fgvc.get_config(f"vit_b16_random,dataset=folder:{tmp_path}/birds,protocol=knn")
+    made = plan.make(chosen, H200)
+    assert made.lines[0].seconds is None and made.totals["unknown"] == 1 and made.hours == 0
+    assert made.lines[0].data == plan.Download(f"folder:{tmp_path}/birds", None, True)
+    other = plan.make(config_of(WHO, tmp_path), "a device of tomorrow")
+    assert other.totals["unknown"] == len(other.lines) and other.totals["kilowatt_hours"] is None
+
+
+def test_devices_by_part_of_their_name():
+    assert devices.named("h200") == devices.named("NVIDIA H200") == H200
+    assert devices.named("TPU v5") == "TPU v5"  # a name in full, though it is also part of another
+    assert devices.power("TPU v5") is None and devices.speed("cpu") > 0
+    with pytest.raises(BobError, match="fits several devices: name one of NVIDIA H100 PCIe, NVIDIA H100 80GB HBM3"):
+        devices.named("h100")
+    with pytest.raises(BobError, match="'abacus' fits no device: name one of cpu, "):
+        devices.named("abacus")
+
+
+def test_plan_of_the_embedded_gauntlet_at_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    judge(config_of(f"{WHO},protocol=knn", tmp_path), "knn", Cost())
+    command = ["plan", "configs/gauntlet.py:digits", "--results", str(tmp_path), "--device", "h200", "--price", "4"]
+    assert cli.main(command) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"digits +knn +6 +1 +0 ", shown)
+    assert "54 cells, 1 of them done" in shown
+    assert "53 are estimates from FLOPs and the assumed share (30% of the published peak)" in shown
+    assert "money: " in shown and "energy: " in shown
+    assert cli.main([*command, "--cells"]) == 0
+    assert re.search(r"vit_nano8_glyphs +digits +knn +0 +done +0 s", capsys.readouterr().out)
+    assert cli.main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["totals"]["cells"] == len(told["cells"]) == 54
+    assert told["utilisation_assumed"] == devices.UTILISATION
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["configs/gantlet.py:digits"], "no config file 'configs/gantlet.py'"),
+        (["configs/argument.py"], "'configs/argument.py' has no get_config"),
+        (["README.md"], "'README.md' is no Python file"),
+        (["configs/fgvc.py:vit_b16_klip"], "did you mean vit_b16_clip"),
+        (["configs/digits.py", "--device", "abacus"], "fits no device"),
+        (["configs/digits.py", "--price", "-1"], "--price is -1"),
+    ],
+)
+def test_mistakes_of_plan_are_one_line(words, message, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["plan", *words]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+
+
+def _commands() -> list[str]:
+    block = re.search(r"```sh\n(.*?)```", (ROOT / "docs" / "plan.md").read_text(encoding="utf-8"), re.S)
+    return [line.partition("  #")[0].strip() for line in block[1].splitlines()]
+
+
+def test_the_page_has_commands():
+    assert len(_commands()) == 5
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_the_commands_of_the_page_work(command, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    first, *words = shlex.split(command)
+    if first == "bob":
+        assert cli.main([*words, "--root", str(tmp_path)]) == 0
+        assert capsys.readouterr().out
+        return
+    assert words[0] == "main.py" and words[-1] == "--dry_run"  # the flag itself is tests/test_main.py's
+    chosen = config_file.read(words[1].removeprefix("--config="))
+    assert len(grid.cells(chosen)) == 54
