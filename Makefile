@@ -22,6 +22,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/backbones.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/detection.py --backbones resnet50_in1k --size 256 --batch 1
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
