@@ -164,6 +164,7 @@ def run(case: Case, hyperparameters: Mapping[str, Any] = PROTOCOLS["detection"])
     batch = {name: jnp.asarray(array) for name, array in make_batch(case, protocol, 0).items()}
     with jax.set_mesh(mesh):
         steps = {"use": _use(detector, mesh, batch, case, device), "training": _training(trainer, batch, case, device)}
+    print(case.name, steps, file=sys.stderr)
     return {
         "steps": steps,
         "parts": [] if case.one_stage else _parts(detector, batch, case),
@@ -290,11 +291,13 @@ def run_torchvision(case: Case) -> dict[str, Any]:
 
 
 def apart(case: Case) -> dict[str, Any]:
-    """What `run` finds in a process of its own."""
+    """What `run` finds in a process of its own; {"why": ...} where it ended before it had found anything."""
     # FLOPs are counted where they are the same for everybody: in float32, and without a device.
     environment = os.environ | ({} if case.steps else {"JAX_PLATFORMS": "cpu"})
     command = [sys.executable, __file__, "--case", json.dumps(dataclasses.asdict(case))]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:  # most often out of memory: the others are not lost with it
+        return {"why": f"its process ended with {done.returncode}"}
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -347,24 +350,28 @@ def main() -> None:
         case = Case(**json.loads(arguments.case))
         return print(json.dumps((run_torchvision if case.name == RIVAL else run)(case)))
     batch, steps = (1, 0) if arguments.count else (arguments.batch, arguments.steps)
-    found = {
-        name: apart(Case(name, arguments.size, batch, steps, heads=name == arguments.backbones[0]))
-        for name in arguments.backbones
-    }
-    first = found[arguments.backbones[0]]
+    names = arguments.backbones
+    found = {name: apart(Case(name, arguments.size, batch, steps, heads=name == names[0])) for name in names}
+    for name in names:
+        if "why" in found[name]:
+            print(f"not measured: {name}: {found.pop(name)['why']}")
+    if not found:
+        return None
+    first = next(iter(found.values()))
     if arguments.count:
         print(f"{arguments.size} x {arguments.size}, {first['on']}")
         return print_counts(found)
     print(f"{first['on']}, {first['dtype']}; {arguments.size} x {arguments.size}, batch {batch}")
     rival = apart(Case(RIVAL, arguments.size, batch, steps, platform=first["platform"]))
-    if "why" in rival:
-        print(f"not compared with torchvision: {rival['why']}")
+    ours = {} if "why" in rival else apart(Case(RIVALLED, arguments.size, batch, steps, one_stage=True))
+    if "why" in rival | ours:
+        print(f"not compared with torchvision: {(rival | ours)['why']}")
         return print_times(found, batch)
-    ours = apart(Case(RIVALLED, arguments.size, batch, steps, one_stage=True))
     print_times(found | {f"{RIVALLED}, one stage": ours, f"{RIVAL} R50": rival | {"parts": []}}, batch)
     for step in ("use", "training"):
         ratio = rival["steps"][step][1] / ours["steps"][step][1]
         print(f"{step}, one stage: {ratio:.2f} times as fast as Mask R-CNN R50 of {rival['on']}")
+    return None
 
 
 if __name__ == "__main__":
