@@ -1,11 +1,12 @@
 """The `bob` command: what came out, who competes, on which data. Runs themselves are started by `main.py`."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_results_of_several(commands)
     _add_rank(commands)
     _add_plan(commands)
+    _add_report(commands)
     _add_backbones(commands)
     _add_own_backbones(commands)
     _add_data(commands)
@@ -96,16 +98,27 @@ def _add_rank(commands: Any) -> None:
     command = _add(
         commands, "rank", _rank, "who is best over all of it, with the ranks each may have (docs/ranking.md)"
     )
+    _add_ranking_rule(command)
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print CSV, nothing rounded")
+    form.add_argument("--json", action="store_true", help="print JSON with all correlations, nothing rounded")
+    command.add_argument("--plot", metavar="PREFIX", help="also draw PREFIX.png/.svg")
+
+
+def _add_report(commands: Any) -> None:
+    words = "one HTML file with everything: leaderboard, costs, correlations, every record (docs/report.md)"
+    command = _add(commands, "report", _report, words)
+    _add_ranking_rule(command)
+    command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="(report.html)")
+
+
+def _add_ranking_rule(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", nargs="?", default="results", help="folder of records, or of such folders (results)")
     figures = ("mean_z", "mean_rank", "win_rate", "bradley_terry", "first_share")
     command.add_argument("--by", choices=figures, default="mean_z", help="the figure that ranks (mean_z)")
     words = "what is left out where cells are missing: the fewest, settings, backbones, or nothing (block)"
     rules = ("block", "settings", "backbones", "available")
     command.add_argument("--missing", choices=rules, default="block", help=words)
-    form = command.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="print CSV, nothing rounded")
-    form.add_argument("--json", action="store_true", help="print JSON with all correlations, nothing rounded")
-    command.add_argument("--plot", metavar="PREFIX", help="also draw PREFIX.png/.svg")
 
 
 def _add_plan(commands: Any) -> None:
@@ -339,6 +352,45 @@ def _plan(arguments: argparse.Namespace) -> int:
     for line in plan_table.sentences(found):
         print(line)
     return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from bob_jax.backbones import pretraining
+    from bob_jax.results.files import write_whole
+    from bob_jax.results.report import content, page
+
+    home, failures = _read(arguments.folder)
+    evidence = content.Evidence(
+        title=Path(arguments.folder).resolve().name,
+        records=[record for record, _ in home.values()],
+        failures=failures,
+        per_example=lambda cell_id: home[cell_id][1].per_example(cell_id),
+        picture=lambda cell_id, name: home[cell_id][1].picture(cell_id, name),
+        receipts=_receipts({record.cell.backbone for record, _ in home.values()}),
+        pretraining_images=pretraining.images,
+    )
+    found = content.content(evidence, by=arguments.by, missing=arguments.missing)
+    write_whole(arguments.out, page.page(found).encode())
+    print(f"{arguments.out}: {len(found['records'])} records; open it in a browser")
+    return 0
+
+
+def _receipts(names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The receipts of those backbones whose weights are in the cache of this machine."""
+    from bob_jax.cache import cache_dir
+
+    if not any(cache_dir("weights").glob("*.safetensors")):
+        return {}
+    from bob_jax.backbones import zoo
+    from converters import cache
+
+    found = {}
+    for name in names:
+        with contextlib.suppress(BobError):  # a backbone that this machine does not know
+            receipt = cache.read_receipt(zoo.card(name))
+            if receipt is not None:
+                found[name] = dataclasses.asdict(receipt)
+    return found
 
 
 def _backbones(arguments: argparse.Namespace) -> int:

@@ -85,11 +85,16 @@ def _rank(row: Row, board: Board) -> str:
 
 def score_format(board: Board) -> Callable[[float], str]:
     """How the board's scores are written: in percent where they are shares, with the digits their intervals allow."""
+    scale, digits = score_digits(board)
+    return lambda value: f"{value * scale:.{digits}f}"
+
+
+def score_digits(board: Board) -> tuple[int, int]:
+    """What the board's scores are multiplied by when they are written, and the digits behind the point."""
     scale = 100 if board.percent else 1
     widths = [(row.high - row.low) * scale for row in board.rows if row.high > row.low]
     narrowest = min(widths, default=scale)
-    digits = (1 if narrowest >= 1 else 2) if board.percent else 3
-    return lambda value: f"{value * scale:.{digits}f}"
+    return scale, (1 if narrowest >= 1 else 2) if board.percent else 3
 
 
 def duration(seconds: float) -> str:

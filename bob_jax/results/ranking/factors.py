@@ -104,11 +104,12 @@ def facts(records: Sequence[Record], pretraining_images: Callable[[str], int | N
     by_backbone: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: record.created):
         by_backbone.setdefault(record.cell.backbone, []).append(record)
-    device = _most_common_device(records)
+    device = most_common_device(records)
     return {name: _facts(group, device, pretraining_images) for name, group in by_backbone.items()}
 
 
-def _most_common_device(records: Sequence[Record]) -> tuple[str, int]:
+def most_common_device(records: Sequence[Record]) -> tuple[str, int]:
+    """The device that the speeds of `facts` are of, and how many of it: those that most backbones ran on."""
     timed = {
         (record.cell.backbone, record.environment.device_kind, record.environment.device_count)
         for record in records

@@ -1,0 +1,1 @@
+"""The report: one HTML file that shows every record, whose numbers lead back to them."""
