@@ -1,23 +1,24 @@
 """The `bob` command: what came out, who competes, on which data. Runs themselves are started by `main.py`."""
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bob_jax import __version__
+from bob_jax.cli import results
+from bob_jax.cli.command import add
 from bob_jax.errors import BobError, unknown_name
-from bob_jax.terminal import draw, print_facts, print_json, print_table
+from bob_jax.terminal import print_facts, print_json, print_table
 
 # Commands of two words. A folder with such a name is written `./merge`.
 TWO_WORDS = (
     *(("backbones", action) for action in ("add", "remove")),
-    *(("results", action) for action in ("merge", "diff", "export")),
+    *(("results", action) for action in results.ACTIONS),
 )
 
 # Each command imports what it needs when it runs, so that `bob --help` answers at once.
@@ -57,11 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bob_jax {__version__}")
     parser.set_defaults(run=lambda _: print(parser.format_help(), end="") or 0)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    _add_results(commands)
-    _add_results_of_several(commands)
-    _add_rank(commands)
+    results.add_all(commands)
     _add_plan(commands)
-    _add_report(commands)
     _add_backbones(commands)
     _add_own_backbones(commands)
     _add_data(commands)
@@ -70,60 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_results(commands: Any) -> None:
-    command = _add(commands, "results", _results, "who is best, per data set and protocol, with intervals and ties")
-    command.add_argument("folder", nargs="?", default="results", help="folder of records, or of such folders (results)")
-    form = command.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="print CSV, nothing rounded")
-    form.add_argument("--json", action="store_true", help="print JSON, nothing rounded")
-    command.add_argument("--plot", metavar="PREFIX", help="also draw PREFIX.png/.svg and PREFIX-curves.png/.svg")
-
-
-def _add_results_of_several(commands: Any) -> None:
-    words = "copy all cells of several folders to one; exit code 1 where a cell has two records (docs/report.md)"
-    command = _add(commands, "results merge", _results_merge, words)
-    command.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of records; the first counts first")
-    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to; what is there stays")
-    words = "cells that only one of two folders has, and scores that differ (exit code 1)"
-    command = _add(commands, "results diff", _results_diff, words)
-    command.add_argument("first", type=Path, help="folder of records, or of such folders")
-    command.add_argument("second", type=Path, help="another")
-    command.add_argument("--json", action="store_true", help="print JSON, nothing rounded")
-    command = _add(commands, "results export", _results_export, "every record in one JSON or CSV, nothing rounded")
-    command.add_argument("folder", nargs="?", default="results", help="folder of records, or of such folders (results)")
-    command.add_argument("--csv", action="store_true", help="print CSV, a line for each score, instead of JSON")
-
-
-def _add_rank(commands: Any) -> None:
-    command = _add(
-        commands, "rank", _rank, "who is best over all of it, with the ranks each may have (docs/ranking.md)"
-    )
-    _add_ranking_rule(command)
-    form = command.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="print CSV, nothing rounded")
-    form.add_argument("--json", action="store_true", help="print JSON with all correlations, nothing rounded")
-    command.add_argument("--plot", metavar="PREFIX", help="also draw PREFIX.png/.svg")
-
-
-def _add_report(commands: Any) -> None:
-    words = "one HTML file with everything: leaderboard, costs, correlations, every record (docs/report.md)"
-    command = _add(commands, "report", _report, words)
-    _add_ranking_rule(command)
-    command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="(report.html)")
-
-
-def _add_ranking_rule(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", nargs="?", default="results", help="folder of records, or of such folders (results)")
-    figures = ("mean_z", "mean_rank", "win_rate", "bradley_terry", "first_share")
-    command.add_argument("--by", choices=figures, default="mean_z", help="the figure that ranks (mean_z)")
-    words = "what is left out where cells are missing: the fewest, settings, backbones, or nothing (block)"
-    rules = ("block", "settings", "backbones", "available")
-    command.add_argument("--missing", choices=rules, default="block", help=words)
-
-
 def _add_plan(commands: Any) -> None:
     words = "what a config will take: cells done, what is missing, hours, downloads, money, energy (docs/plan.md)"
-    command = _add(commands, "plan", _plan, words)
+    command = add(commands, "plan", _plan, words)
     command.add_argument("config", metavar="CONFIG", help="as main.py takes it: configs/gauntlet.py:paper,frozen")
     command.add_argument("--results", help="folder of the records, as main.py takes it (the config's)")
     command.add_argument("--root", help="where data sets are kept ($BOB_CACHE/data)")
@@ -135,7 +82,7 @@ def _add_plan(commands: Any) -> None:
 
 
 def _add_backbones(commands: Any) -> None:
-    command = _add(commands, "backbones", _backbones, "the zoo: all cards, or one of them whole")
+    command = add(commands, "backbones", _backbones, "the zoo: all cards, or one of them whole")
     command.add_argument("name", nargs="?", help="show this card")
     command.add_argument("--method", help="only this pretraining method")
     command.add_argument("--architecture", help="only this architecture")
@@ -147,7 +94,7 @@ def _add_backbones(commands: Any) -> None:
 
 def _add_own_backbones(commands: Any) -> None:
     words = "try a backbone of your own and make its name known to every benchmark (docs/bring_your_own.md)"
-    command = _add(commands, "backbones add", _backbones_add, words)
+    command = add(commands, "backbones add", _backbones_add, words)
     command.add_argument("target", help="FILE.py:FUNCTION, or timm:MODEL.TAG")
     command.add_argument("--name", help="of the backbone (that of the file, or of the model)")
     command.add_argument("--weights", type=Path, metavar="FILE", help="its checkpoint: .safetensors, .npz or PyTorch's")
@@ -161,17 +108,17 @@ def _add_own_backbones(commands: Any) -> None:
     how.add_argument("--interpolation", choices=("bicubic", "bilinear"))
     how.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels in [0, 1]")
     how.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"))
-    command = _add(commands, "backbones remove", _backbones_remove, "forget a backbone of your own; your files stay")
+    command = add(commands, "backbones remove", _backbones_remove, "forget a backbone of your own; your files stay")
     command.add_argument("name", help="as `bob backbones add` named it")
 
 
 def _add_data(commands: Any) -> None:
-    command = _add(commands, "data", _data_list, "the data sets: what there is, fetch one, check one")
+    command = add(commands, "data", _data_list, "the data sets: what there is, fetch one, check one")
     command.set_defaults(root=None, json=False)
     actions = command.add_subparsers(title="actions", metavar="ACTION")
-    listing = _add(actions, "list", _data_list, "all data sets, and which of them are there (also without an action)")
-    prepare = _add(actions, "prepare", _data_prepare, "fetch a data set and make it ready to load")
-    check = _add(actions, "check", _data_check, "read a data set as a run would; exit code 1 on problems")
+    listing = add(actions, "list", _data_list, "all data sets, and which of them are there (also without an action)")
+    prepare = add(actions, "prepare", _data_prepare, "fetch a data set and make it ready to load")
+    check = add(actions, "check", _data_check, "read a data set as a run would; exit code 1 on problems")
     prepare.add_argument("name", help="in the catalogue")
     check.add_argument("name", help="in the catalogue, or folder:PATH, retrieval:PATH, coco:PATH")
     for action in (listing, prepare, check):
@@ -188,131 +135,20 @@ def _add_data(commands: Any) -> None:
 
 def _add_reproduce(commands: Any) -> None:
     words = "published figures: all of them, or run one and say whether it matches (exit code 1 where it does not)"
-    command = _add(commands, "reproduce", _reproduce, words)
+    command = add(commands, "reproduce", _reproduce, words)
     command.add_argument("name", nargs="?", help="the row to run; without it all rows are listed")
     command.add_argument("--results", help="folder of the records (results/reproduce/BENCHMARK)")
     command.add_argument("--root", help="where data sets are kept ($BOB_CACHE/data)")
 
 
 def _add_detect(commands: Any) -> None:
-    command = _add(commands, "detect", _detect, "draw what a trained detector finds in a picture: boxes and masks")
+    command = add(commands, "detect", _detect, "draw what a trained detector finds in a picture: boxes and masks")
     command.add_argument("image", type=Path, help="file of the picture")
     command.add_argument("--run", dest="folder", type=Path, default="results", help="folder of the run (results)")
     command.add_argument("--cell", help="the cell whose detector is taken (the one with the highest score)")
     command.add_argument("--threshold", type=float, default=0.5, metavar="SCORE", help="least score (0.5)")
     command.add_argument("--out", type=Path, metavar="FILE", help="file of the drawing (IMAGE.detections.png)")
     command.add_argument("--json", action="store_true", help="print JSON, masks as run-length codes")
-
-
-def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
-    command.set_defaults(run=run)
-    return command
-
-
-def _results(arguments: argparse.Namespace) -> int:
-    from bob_jax.results import boards, table
-
-    home, failures = _read(arguments.folder)
-    records = [record for record, _ in home.values()]
-    found = boards.boards(records, lambda cell_id: home[cell_id][1].per_example(cell_id))
-    if arguments.json:
-        print(table.to_json(found, failures), end="")
-    elif arguments.csv:
-        print(table.to_csv(found), end="")
-    else:
-        draw(table.tables(found))
-    if arguments.plot:
-        from bob_jax.results import plot
-
-        for file in plot.scores(found, arguments.plot) + plot.curves(found, records, f"{arguments.plot}-curves"):
-            print(f"drew {file}", file=sys.stderr)
-    return 0
-
-
-def _results_merge(arguments: argparse.Namespace) -> int:
-    from bob_jax.results import merge
-    from bob_jax.results.ranking.settings import counted
-
-    done = merge.merge(arguments.folders, arguments.out)
-    for folder, count in done.cells.items():
-        print(f"{folder}: {counted(count, 'cell')} new in {arguments.out}")
-    for conflict in done.conflicts:
-        same = "" if conflict.scores else ", its scores are the same"
-        print(f"conflict: {conflict.cell}: {conflict.kept} is kept, {conflict.other} is not{same}")
-        for field, (kept, other) in conflict.differing.items():
-            print(f"  {field}: {kept} | {other}")
-    return 1 if done.conflicts else 0
-
-
-def _results_diff(arguments: argparse.Namespace) -> int:
-    from bob_jax.results import merge
-    from bob_jax.results.ranking.settings import counted
-
-    found = merge.compare(arguments.first, arguments.second)
-    if arguments.json:
-        print_json(found)
-        return 0 if found.same else 1
-    for folder, cells in ((arguments.first, found.only_first), (arguments.second, found.only_second)):
-        for cell in cells:
-            print(f"only in {folder}: {cell}")
-    if found.differences:
-        columns = ("cell", "metric", str(arguments.first), str(arguments.second), "difference", "intervals")
-        print_table(columns, ((one.cell, one.metric, *merge.words(one)) for one in found.differences))
-    print(f"{counted(found.both, 'cell')} in both, {len({one.cell for one in found.differences})} with other scores")
-    return 0 if found.same else 1
-
-
-def _results_export(arguments: argparse.Namespace) -> int:
-    from bob_jax.results import export
-
-    home, failures = _read(arguments.folder)
-    records = [record for record, _ in home.values()]
-    print(export.to_csv(records) if arguments.csv else export.to_json(records, failures), end="")
-    return 0
-
-
-def _read(folder: str) -> tuple[dict[str, Any], list[Any]]:
-    """All records of a folder with the store each is in, by cell id, and the failures, which are told on stderr."""
-    from bob_jax.results import store
-
-    stores = store.stores_in(folder)
-    home = {record.cell.id: (record, place) for place in stores for record in place.read_all()}
-    failures = [failure for place in stores for failure in place.failures()]
-    for failure in failures:
-        print(f"failed: {failure.cell.id}: {failure.error}", file=sys.stderr)
-    if not home:
-        raise BobError(f"no record in '{folder}': `python main.py --config=configs/digits.py` makes some")
-    return home, failures
-
-
-def _rank(arguments: argparse.Namespace) -> int:
-    from bob_jax.backbones import pretraining
-    from bob_jax.results import boards
-    from bob_jax.results.ranking import analysis, table
-
-    home, _ = _read(arguments.folder)
-    records = [record for record, _ in home.values()]
-    found = analysis.analyse(
-        boards.boards(records, lambda cell_id: home[cell_id][1].per_example(cell_id)),
-        records,
-        lambda cell_id: home[cell_id][1].per_example(cell_id),
-        pretraining.images,
-        by=arguments.by,
-        missing=arguments.missing,
-    )
-    if arguments.json:
-        print(table.to_json(found), end="")
-    elif arguments.csv:
-        print(table.to_csv(found.ranking), end="")
-    else:
-        draw(table.tables(found))
-    if arguments.plot:
-        from bob_jax.results.ranking import plot
-
-        for file in plot.standings(found.ranking, arguments.plot):
-            print(f"drew {file}", file=sys.stderr)
-    return 0
 
 
 def _detect(arguments: argparse.Namespace) -> int:
@@ -352,45 +188,6 @@ def _plan(arguments: argparse.Namespace) -> int:
     for line in plan_table.sentences(found):
         print(line)
     return 0
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from bob_jax.backbones import pretraining
-    from bob_jax.results.files import write_whole
-    from bob_jax.results.report import content, page
-
-    home, failures = _read(arguments.folder)
-    evidence = content.Evidence(
-        title=Path(arguments.folder).resolve().name,
-        records=[record for record, _ in home.values()],
-        failures=failures,
-        per_example=lambda cell_id: home[cell_id][1].per_example(cell_id),
-        picture=lambda cell_id, name: home[cell_id][1].picture(cell_id, name),
-        receipts=_receipts({record.cell.backbone for record, _ in home.values()}),
-        pretraining_images=pretraining.images,
-    )
-    found = content.content(evidence, by=arguments.by, missing=arguments.missing)
-    write_whole(arguments.out, page.page(found).encode())
-    print(f"{arguments.out}: {len(found['records'])} records; open it in a browser")
-    return 0
-
-
-def _receipts(names: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The receipts of those backbones whose weights are in the cache of this machine."""
-    from bob_jax.cache import cache_dir
-
-    if not any(cache_dir("weights").glob("*.safetensors")):
-        return {}
-    from bob_jax.backbones import zoo
-    from converters import cache
-
-    found = {}
-    for name in names:
-        with contextlib.suppress(BobError):  # a backbone that this machine does not know
-            receipt = cache.read_receipt(zoo.card(name))
-            if receipt is not None:
-                found[name] = dataclasses.asdict(receipt)
-    return found
 
 
 def _backbones(arguments: argparse.Namespace) -> int:
