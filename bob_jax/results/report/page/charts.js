@@ -147,10 +147,10 @@ function heatMap(names, agreements) {
     encoding: { x: { ...x, axis: { ...x.axis, labelAngle: -90, orient: "top" } }, y },
     layer: [
       { mark: { type: "rect" }, encoding: {
-        color: { field: "value", type: "quantitative", title: "Spearman", scale: { domain: [-1, 0, 1], range: dark() ? ["#d1703c", "#22272c", "#3f8fc9"] : ["#d55e00", "#f7f7f7", "#0072b2"] }, legend: null },
+        color: { field: "value", type: "quantitative", title: "Spearman", scale: { domain: [-1, 0, 1], range: dark() ? ["#a34a17", "#22272c", "#1d659f"] : ["#d55e00", "#f7f7f7", "#0072b2"] }, legend: null },
         tooltip: [{ field: "a", title: "one" }, { field: "b", title: "other" }, { field: "shown", title: "Spearman" }, { field: "interval", title: "95 %" }, { field: "kendall", title: "Kendall" }, { field: "n", title: "backbones" }] } },
       ...(names.length <= 14 ? [{ mark: { type: "text", fontSize: 11 }, encoding: { text: { field: "shown" },
-        color: { condition: { test: "abs(datum.value) > 0.6", value: "#ffffff" }, value: colour("--ink") } } }] : []),
+        color: { condition: { test: "datum.value > 0.9", value: "#ffffff" }, value: colour("--ink") } } }] : []),
     ],
   };
 }
