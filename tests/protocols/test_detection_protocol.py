@@ -99,8 +99,9 @@ def learned(folder, tmp_path_factory):
 def test_eight_scenes_are_learned_by_heart(learned):
     (record,) = Store(learned).read_all()
     assert record.main_metric == "mask_ap"
-    assert record.metrics["box_ap"].value > 0.9
-    assert record.metrics["mask_ap50"].value > 0.9
+    assert record.metrics["box_ap"].value > 0.95
+    assert record.metrics["mask_ap50"].value > 0.95
+    assert record.metrics["mask_ap"].value > 0.8  # the smallest digit has 13 x 8 pixels: one of them is a tenth
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ N = np.nan
 
 def test_every_protocol_has_a_task():
     assert {task_of(name) for name in PROTOCOLS} == {
-        *("classification", "out of distribution", "retrieval", "adversarial"),
+        *("classification", "out of distribution", "retrieval", "adversarial", "detection"),
     }
     assert task_of("ood_linear_probe") == "out of distribution"
     assert task_of("linear_probe") == "classification"

@@ -30,6 +30,7 @@ TASKS = {
     "adversarial": "adversarial",
     "retrieval": "retrieval",
     "detection": "detection",
+    "bob2023": "detection",
     "transferability": "classification",
 }
 PREDICTIONS = ("transferability",)  # guess how good a backbone will be; they do not count in a ranking
