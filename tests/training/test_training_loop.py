@@ -54,6 +54,23 @@ def test_one_trace_for_all_steps_and_frozen_arrays_as_they_were():
     assert float(frozen["scale"]) == 1.5
 
 
+def test_one_program_for_each_shape_and_no_more_than_allowed():
+    traces = []
+
+    def counted(*arguments):
+        traces.append(1)
+        return loss_fn(*arguments)
+
+    def two_shapes(start):  # like two canvases, by turns
+        for step, batch in enumerate(batches(start), start):
+            yield {name: rows[: len(rows) // 2] for name, rows in batch.items()} if step % 2 else batch
+
+    train(6, ONE_DEVICE, loss_fn=counted, batches=two_shapes, shapes=2)
+    assert len(traces) == 2
+    with pytest.raises(BobError, match=r"another shape than the 1 before: mask \[16\].*: pad all batches alike"):
+        train(6, ONE_DEVICE, batches=two_shapes)
+
+
 def test_callers_arrays_are_neither_donated_nor_changed():
     params, stats = jax.tree.map(jnp.asarray, new_state())
     train(3, ONE_DEVICE, params=params, stats=stats)
