@@ -91,5 +91,6 @@ def simulate(
         cost=record.Cost(37.5, 30.0, 1234.5, 17.58e9, 2**30),
         environment=ENVIRONMENT,
         created=created,
+        estimate=record.Estimate(30.0, "table", 1797.0, 0.0),
     )
     return done, outputs

@@ -17,7 +17,8 @@ from bob_jax import grid
 from bob_jax.errors import BobError
 from bob_jax.grid import Cell
 from bob_jax.launch import cell as single
-from bob_jax.results.record import Failure, now
+from bob_jax.launch import devices, estimate
+from bob_jax.results.record import Estimate, Failure, now
 from bob_jax.results.store import Store
 from bob_jax.training.mesh import initialize_distributed, make_mesh
 
@@ -49,7 +50,7 @@ def run(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
     """
     initialize_distributed()
     sources = frozenset(cell.source for cell in cells if cell.source)
-    launcher = _Launcher(config, make_mesh(config["mesh"]["fsdp"]), sources)
+    launcher = _Launcher(config, make_mesh(config["mesh"]["fsdp"]), sources, expected(cells, config))
     if launcher.leads:
         for benchmark in {cell.benchmark for cell in cells}:
             launcher.store(benchmark).prepare()
@@ -61,11 +62,21 @@ def run(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
     return 1 if failed else 0
 
 
+def expected(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[Cell, Estimate]:
+    """What the cells that must run will take on this machine's devices; a record it cannot read stops no run."""
+    try:
+        return estimate.estimates(cells, config, devices.here())
+    except BobError as error:
+        print(f"no estimates: {error}", file=sys.stderr)
+        return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Launcher:
     config: Mapping[str, Any]
     mesh: jax.sharding.Mesh
     sources: frozenset[Cell | None]  # cells whose heads others judge
+    expected: Mapping[Cell, Estimate]
 
     @property
     def leads(self) -> bool:
@@ -111,7 +122,7 @@ class _Launcher:
         store = self.store(job.cell.benchmark)
         workdir = store.folder / "work" / job.id
         judged = single.run(job, self.mesh, workdir.absolute(), None if workers < 0 else workers, store)
-        record = judged.record
+        record = dataclasses.replace(judged.record, estimate=self.expected.get(job.cell))
         if self.leads:
             kept = judged.weights if self._keeps_weights(job.cell) else None
             store.write(record, judged.per_example, kept, judged.pictures)

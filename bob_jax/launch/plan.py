@@ -1,36 +1,19 @@
-"""What a grid will take before it runs: what is done, what is missing, hours, downloads, and what these cost.
-
-A cell that was judged on the same kind of device with another seed takes what it took then. Any other takes its passes
-through the backbone (`work`) over the speed of that, and the time beside them: reading weights, compiling, training
-heads on known features, bootstrap intervals. Both are measured where records of the same kind of device say so, and
-otherwise estimated: the speed from the card's FLOPs and a table (`devices`), the time beside passes as a constant.
-"""
+"""What a grid will take before it runs: what is done, what is missing, hours (`estimate`), downloads, and the price."""
 
 import dataclasses
 import itertools
 import math
-import statistics
-from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bob_jax import grid
-from bob_jax.backbones import flops, zoo
+from bob_jax.backbones import zoo
 from bob_jax.data import catalog
 from bob_jax.grid import Cell
-from bob_jax.launch import devices, work
-from bob_jax.results.record import Record
-from bob_jax.results.store import Store, stores_in
+from bob_jax.launch import devices, estimate
 
-BESIDE = 20.0  # seconds of a cell beside its passes, where no record of its protocol says otherwise: assumed
 BYTES = 4  # of a published parameter: most checkpoints are float32
-
-# Whose speed is that of the card's own input, forward: others see larger pictures, or have more than the backbone.
-PLAIN = (
-    *("published_head", "zero_shot", "knn", "linear_probe", "augmented_probe", "finetune", "transferability"),
-    "ood_",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +97,7 @@ class Plan:
 
 
 def make(config: Mapping[str, Any], device: str, price: float | None = None) -> Plan:
-    """The plan of a config. Nothing is fetched, no backbone built; only the user's own data are looked at.
-
-    A cell counts as done where its record fits it in everything but the data's version, which is not known before the
-    data are there; a run looks at that too.
+    """The plan of a config.
 
     Args:
         config: as `grid.cells` takes it; `results` says where records are.
@@ -128,116 +108,24 @@ def make(config: Mapping[str, Any], device: str, price: float | None = None) -> 
         BobError: as `grid.cells`, or a record that cannot be read.
     """
     cells, root = grid.cells(config), config["data"]["root"]
-    place = Path(root) if root else None
-    top = Path(config["results"])
-    records = [record for store in stores_in(top) for record in store.read_all()] if top.is_dir() else []
-    done, seen = _found(cells, config)
-    known = {cell: work.of(cell, place) for cell in cells}
-    speeds = _Speeds(records, device)
-    beside = _beside(seen, known, device)
-    passes = _shared([cell for cell in cells if cell not in done], known)
-    weights, data = _weights(cells, done), _data(cells, done, place)
+    outlook = estimate.outlook(cells, config, device)
+    done, passes, expected = outlook.done, outlook.passes(), outlook.estimates()
+    weights, data = _weights(cells, done), _data(cells, done, Path(root) if root else None)
     lines = []
     for cell in cells:
-        then = _then(seen.get(cell), device)
-        seconds = then or _seconds(cell, passes.get(cell), known[cell], speeds, beside)
+        one = expected.get(cell)
         lines.append(
             Line(
                 *(cell.benchmark, cell.backbone, cell.dataset, cell.protocol_name, cell.seed),
                 done=cell in done,
                 passes=0.0 if cell in done else passes.get(cell),
-                seconds=0.0 if cell in done else seconds,
-                measured=cell not in done and seconds is not None and bool(then or cell.backbone in speeds.measured),
+                seconds=0.0 if cell in done else (one.seconds if one else None),
+                measured=one is not None and one.source != "table",
                 weights=weights.get(cell),
                 data=data.get(cell),
             )
         )
     return Plan(device, price, tuple(lines))
-
-
-def _found(cells: Sequence[Cell], config: Mapping[str, Any]) -> tuple[frozenset[Cell], dict[Cell, Record]]:
-    """The cells that need not run, and a record of each cell that was ever judged, maybe with another seed."""
-    sources = frozenset(cell.source for cell in cells if cell.source)
-    by_name: dict[tuple[str, ...], list[tuple[Record, Store]]] = defaultdict(list)
-    for benchmark in dict.fromkeys(cell.benchmark for cell in cells):
-        store = Store(grid.folder(config, benchmark))
-        for record in store.read_all():
-            told = record.cell
-            by_name[told.benchmark, told.backbone, told.dataset, told.protocol].append((record, store))
-    done, seen = set(), {}
-    for cell in cells:
-        for record, store in by_name[cell.benchmark, cell.backbone, cell.dataset, cell.protocol_name]:
-            twin = dataclasses.replace(cell, seed=record.cell.seed)
-            if twin.id(record.dataset.version, record.source_cell) != record.cell.id:
-                continue
-            seen[cell] = record
-            kept = store.has_weights(record.cell.id) or not grid.keeps_weights(cell, config, sources)
-            if twin == cell and kept:
-                done.add(cell)
-    return frozenset(done), seen
-
-
-def _shared(cells: Iterable[Cell], known: Mapping[Cell, work.Work | None]) -> dict[Cell, float]:
-    """Passes of each cell when they run in this order: features that an earlier one has made are there."""
-    made: set[Hashable] = set()
-    found = {}
-    for cell in cells:
-        task = known[cell]
-        if task is not None:
-            found[cell] = task.passes + sum(passes for key, passes in task.features.items() if key not in made)
-            made.update(task.features)
-    return found
-
-
-class _Speeds:
-    """Passes a second of one device, by backbone: the median of what records say, else the card's FLOPs."""
-
-    def __init__(self, records: Iterable[Record], device: str):
-        seen = defaultdict(list)
-        for record in records:
-            speed = record.cost.images_per_second
-            plain = record.protocol.name.startswith(PLAIN)
-            if speed and plain and record.environment.device_kind == device:
-                seen[record.cell.backbone].append(speed / record.environment.device_count)
-        self.measured = {backbone: statistics.median(speeds) for backbone, speeds in seen.items()}
-        self.reached = devices.speed(device)
-
-    def of(self, backbone: str) -> float | None:
-        """Passes a second; None where neither records nor the table know."""
-        if backbone in self.measured:
-            return self.measured[backbone]
-        gflops = flops.known().get(backbone)
-        return None if gflops is None or self.reached is None else self.reached / gflops
-
-
-def _beside(seen: Mapping[Cell, Record], known: Mapping[Cell, work.Work | None], device: str) -> dict[str, float]:
-    """Seconds beside the passes, by protocol: the median over the records of this grid."""
-    passes = _shared(seen, known)
-    left = defaultdict(list)
-    for cell, record in seen.items():
-        cost, where = record.cost, record.environment
-        if where.device_kind != device or cost.wall_seconds is None or not cost.images_per_second:
-            continue
-        if record.protocol.name.startswith(PLAIN) and cell in passes:
-            left[cell.protocol_name].append(max(0.0, cost.wall_seconds - passes[cell] / cost.images_per_second))
-    return {name: statistics.median(seconds) for name, seconds in left.items()}
-
-
-def _then(record: Record | None, device: str) -> float | None:
-    """Seconds of one device that a cell took when it was judged, maybe with another seed."""
-    if record is None or record.environment.device_kind != device or record.cost.wall_seconds is None:
-        return None
-    return record.cost.wall_seconds * record.environment.device_count
-
-
-def _seconds(
-    cell: Cell, passes: float | None, task: work.Work | None, speeds: _Speeds, beside: Mapping[str, float]
-) -> float | None:
-    speed = speeds.of(cell.backbone)
-    if passes is None or task is None or speed is None or (task.gflops and speeds.reached is None):
-        return None
-    more = task.gflops / speeds.reached if speeds.reached else 0.0
-    return passes / speed + more + beside.get(cell.protocol_name, BESIDE)
 
 
 def _weights(cells: Sequence[Cell], done: Collection[Cell]) -> dict[Cell, Download]:

@@ -8,7 +8,7 @@ cell takes beside its passes (see `plan`).
 
 import dataclasses
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 from bob_jax.backbones import zoo
@@ -35,6 +35,7 @@ TRAINING = 3  # passes of a step: forward, and about twice as much backward
 DETECTOR = 1300.0
 
 Sizes = Mapping[str, int]
+Count = Callable[[str, int | None, Path | None], Sizes | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +53,19 @@ class Work:
     gflops: float = 0.0
 
 
-def of(cell: Cell, root: Path | None = None) -> Work | None:
+def of(cell: Cell, root: Path | None = None, count: Count | None = None) -> Work | None:
     """The work of a cell; None where the size of the data is not known.
 
     Args:
         cell: of a grid.
         root: where data sets are kept; only the user's own are looked at.
+        count: `sizes`, or the same with a memory, so that the user's own data are counted once for many cells.
 
     Raises:
         BobError: a protocol that nobody has counted.
     """
-    size = sizes(cell.dataset, cell.limit, root)
+    count = count or sizes
+    size = count(cell.dataset, cell.limit, root)
     if size is None:
         return None
     protocol = cell.protocol
@@ -78,7 +81,7 @@ def of(cell: Cell, root: Path | None = None) -> Work | None:
         case Finetune():
             return Work({}, _finetune(protocol, size))
         case OutOfDistribution():
-            return _shift(cell, size, root)
+            return _shift(cell, size, count(cell.source.dataset, cell.limit, root) if cell.source else None)
         case Adversarial():
             return Work({}, _attacks(protocol, size))
         case Retrieval():
@@ -148,11 +151,9 @@ def _finetune(protocol: Finetune, size: Sizes) -> float:
     return len(protocol.learning_rates) * len(protocol.weight_decays) * point + size["validation"] + size["test"]
 
 
-def _shift(cell: Cell, size: Sizes, root: Path | None) -> Work | None:
+def _shift(cell: Cell, size: Sizes, source: Sizes | None) -> Work | None:
     """All conditions, and the source's test images; those of a fine-tuned backbone are of that backbone alone."""
-    assert cell.source is not None
-    source = sizes(cell.source.dataset, cell.limit, root)
-    if source is None:
+    if cell.source is None or source is None:
         return None
     seen = {(cell.dataset, split): count for split, count in size.items()}
     seen[cell.source.dataset, "test"] = source["test"]

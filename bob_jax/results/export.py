@@ -16,6 +16,7 @@ COLUMNS = (
     *CARD_FIELDS,
     "weights_sha256",
     *(field.name for field in dataclasses.fields(Cost)),
+    *("estimated_seconds", "estimate_source"),
     *("device_kind", "device_count", "git_commit", "created"),
 )
 
@@ -47,6 +48,7 @@ def to_csv(records: Sequence[Record]) -> str:
                 *figures,
                 *facts,
                 *dataclasses.astuple(record.cost),
+                *((one.seconds, one.source) if (one := record.estimate) else (None, None)),
                 *where,
             )
             writer.writerow(line)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from bob_jax.errors import BobError
 from bob_jax.results.schema import REMEDY, parse, plain
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE = (2, SCHEMA_VERSION)  # 2 had no `estimate`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +131,24 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What the plan of the run said of a cell before it ran, to be held against what it took.
+
+    Attributes:
+        seconds: of one device: to be compared with wall seconds times devices.
+        source: "cell", the same cell with another seed on such a device; "speed", the measured speed of the backbone
+            on such a device; "table", FLOPs and the published peak of the device.
+        passes: images through the backbone that were expected, in images forward.
+        shared: passes that were not expected, because an earlier cell of the run makes these features.
+    """
+
+    seconds: float
+    source: Literal["cell", "speed", "table"]
+    passes: float | None
+    shared: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Environment:
     """Where the cell ran; `git_commit` is null outside a checkout, and ends in "-dirty" on changed files."""
 
@@ -153,6 +172,7 @@ class Record:
         selection: null for a protocol that chooses nothing.
         notes: what else the protocol says of the result, e.g. the temperature that calibrates it.
         created: UTC, ISO 8601.
+        estimate: what was expected of `cost` before the cell ran; null where nothing was.
     """
 
     cell: Cell
@@ -168,6 +188,7 @@ class Record:
     cost: Cost
     environment: Environment
     created: str
+    estimate: Estimate | None = None
     status: Literal["ok"] = "ok"
     schema_version: int = SCHEMA_VERSION
 
@@ -227,7 +248,10 @@ def record_from_json(text: str, file: str) -> Record:
     Raises:
         BobError: not JSON, an unknown, missing or mistyped field, or written by a newer bob_jax.
     """
-    record: Record = parse(Record, _load(text, file), file)
+    fields = _load(text, file)
+    if fields.get("schema_version") == 2:
+        fields |= {"schema_version": SCHEMA_VERSION, "estimate": None}
+    record: Record = parse(Record, fields, file)
     if record.main_metric not in record.metrics:
         raise BobError(f"{file}: main_metric '{record.main_metric}' is not among metrics: {REMEDY}")
     if record.selection is not None:
@@ -237,7 +261,10 @@ def record_from_json(text: str, file: str) -> Record:
 
 def failure_from_json(text: str, file: str) -> Failure:
     """Reads and checks the note of a failed cell; raises as `record_from_json` does."""
-    failure: Failure = parse(Failure, _load(text, file), file)
+    fields = _load(text, file)
+    if fields.get("schema_version") == 2:
+        fields["schema_version"] = SCHEMA_VERSION
+    failure: Failure = parse(Failure, fields, file)
     return failure
 
 
@@ -266,7 +293,7 @@ def _load(text: str, file: str) -> dict[str, Any]:
         raise BobError(
             f"{file}: schema_version {version} is newer than this bob_jax reads ({SCHEMA_VERSION}): update bob_jax"
         )
-    if "schema_version" in fields and version != SCHEMA_VERSION:
+    if "schema_version" in fields and (type(version) is not int or version not in READABLE):
         raise BobError(f"{file}: schema_version is {version!r}, it takes {SCHEMA_VERSION}: {REMEDY}")
     return fields
 

@@ -23,7 +23,8 @@ def ran(monkeypatch):
     def run(job, *_):
         cells.append(job.cell)
         record, outputs = simulate(job.cell.backbone, n=20)
-        record = dataclasses.replace(record, cell=single.describe(job))
+        dataset = dataclasses.replace(record.dataset, version=job.dataset.version)
+        record = dataclasses.replace(record, cell=single.describe(job), dataset=dataset)
         return single.Judged(record, outputs, WEIGHTS if job.cell.protocol.makes_head else None, {})
 
     monkeypatch.setattr(single, "run", run)
@@ -48,3 +49,31 @@ def test_weights_are_kept_when_asked_for_also_of_a_cell_that_has_a_record(ran, t
     for keep_weights in (True, False):
         assert run(tmp_path, keep_weights) == 0
     assert len(ran) == 3
+
+
+def test_a_record_says_what_was_expected_of_its_cell(ran, tmp_path):
+    config = digits.get_config("vit_nano8_random,protocol=knn+linear_probe,dataset=digits")
+    config.results = str(tmp_path)
+    cells = grid.cells(config)
+    foreseen = {cell.protocol_name: one for cell, one in local.expected(cells, config).items()}
+    assert local.run(cells, config) == 0
+    told = {record.cell.protocol: record.estimate for record in Store(tmp_path).read_all()}
+    assert told == foreseen
+    assert (told["knn"].source, told["knn"].passes, told["knn"].shared) == ("table", 1797, 0)
+    assert (told["linear_probe"].passes, told["linear_probe"].shared) == (0, 1797)  # the features are knn's
+    assert told["knn"].seconds > told["linear_probe"].seconds
+    assert local.expected(cells, config) == {}  # all done
+    config.seeds = (1,)
+    again = local.expected(grid.cells(config), config)
+    device_seconds = {
+        record.cell.protocol: record.cost.wall_seconds * record.environment.device_count
+        for record in Store(tmp_path).read_all()
+    }
+    assert {cell.protocol_name: one.source for cell, one in again.items()} == {"knn": "cell", "linear_probe": "cell"}
+    assert {cell.protocol_name: one.seconds for cell, one in again.items()} == device_seconds
+
+
+def test_a_damaged_record_takes_the_estimates_and_not_the_run(ran, tmp_path, capsys):
+    (tmp_path / "digits-knn-x-s0-abc.json").write_text("{")
+    assert run(tmp_path, keep_weights=False) == 0
+    assert capsys.readouterr().err.startswith("no estimates: ") and len(ran) == 2

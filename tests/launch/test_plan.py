@@ -13,7 +13,7 @@ from bob_jax import cli, grid
 from bob_jax.backbones import flops
 from bob_jax.errors import BobError
 from bob_jax.launch import cell as single
-from bob_jax.launch import config_file, devices, plan
+from bob_jax.launch import config_file, devices, estimate, plan
 from bob_jax.results.record import Cost
 from bob_jax.results.store import Store
 from configs import digits, fgvc, gauntlet
@@ -70,9 +70,9 @@ def test_a_plan_from_nothing_is_an_estimate(tmp_path):
     knn = only(made, "knn")
     assert knn.passes == 1797
     reached = 0.3 * 989e3
-    assert knn.seconds == pytest.approx(plan.BESIDE + 1797 * flops.known()["vit_nano8_glyphs"] / reached)
+    assert knn.seconds == pytest.approx(estimate.BESIDE + 1797 * flops.known()["vit_nano8_glyphs"] / reached)
     probe = next(line for line in made.lines if (line.protocol, line.dataset) == ("linear_probe", "digits"))
-    assert probe.passes == 0 and probe.seconds == plan.BESIDE  # its features are the neighbours'
+    assert probe.passes == 0 and probe.seconds == estimate.BESIDE  # its features are the neighbours'
     assert totals["hours"] == pytest.approx(sum(line.seconds for line in made.lines) / 3600)
     assert totals["money"] == pytest.approx(4.0 * totals["hours"])
     assert totals["kilowatt_hours"] == pytest.approx(0.7 * totals["hours"])
@@ -110,12 +110,12 @@ def test_records_of_the_same_device_measure(tmp_path):
     made = plan.make(wanted, H200)
     assert only(made, "knn").seconds == 100.0  # with seed 0 it took two devices 50 seconds
     look = only(made, "retrieval")
-    assert look.measured and look.seconds == pytest.approx(plan.BESIDE + look.passes / 100.0)
+    assert look.measured and look.seconds == pytest.approx(estimate.BESIDE + look.passes / 100.0)
     elsewhere = plan.make(wanted, "TPU v4")
     assert elsewhere.totals["measured"] == 0
     short = digits.get_config("vit_nano8_glyphs,protocol=knn")
     short.results, short.data.limit = str(tmp_path / "digits"), 100
-    assert only(plan.make(short, H200), "knn").seconds == pytest.approx(plan.BESIDE + 300 / 100.0)
+    assert only(plan.make(short, H200), "knn").seconds == pytest.approx(estimate.BESIDE + 300 / 100.0)
 
 
 def test_time_beside_the_passes_is_learned_from_other_backbones(tmp_path):

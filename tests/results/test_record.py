@@ -104,8 +104,8 @@ def test_an_unknown_field_is_named(data, path):
         ("selection.chosen", 99, "selection.chosen is 99, but grid has 5"),
         ("status", "failed", "status is 'failed', not 'ok'"),
         ("main_metric", "beauty", "main_metric 'beauty' is not among metrics"),
-        ("schema_version", "1", "schema_version is '1', it takes 2"),
-        ("schema_version", 0, "schema_version is 0, it takes 2"),
+        ("schema_version", "1", "schema_version is '1', it takes 3"),
+        ("schema_version", 0, "schema_version is 0, it takes 3"),
         ("environment.versions.jax", 10, "environment.versions.jax is 10, it takes str"),
     ],
 )
@@ -141,9 +141,20 @@ def test_a_grid_point_without_its_score(data):
         record_from_json(json.dumps(data), "x.json")
 
 
+def test_version_2_had_no_estimate_and_is_read(data, made):
+    del data["estimate"]
+    data["schema_version"] = 2
+    read = record_from_json(json.dumps(data), "x.json")
+    assert read == dataclasses.replace(made, estimate=None)
+    failure = json.loads(to_json(Failure(made.cell, "it broke", "Traceback", ENVIRONMENT, record.now())))
+    assert failure_from_json(json.dumps(failure | {"schema_version": 2}), "x").schema_version == 3
+    with pytest.raises(BobError, match="field 'estimate' is missing"):
+        record_from_json(json.dumps(data | {"schema_version": 3}), "x.json")
+
+
 def test_a_newer_schema_asks_for_an_update(data):
-    data |= {"schema_version": 3, "field_of_tomorrow": 1}
-    with pytest.raises(BobError, match=r"^x.json: schema_version 3 is newer than .* \(2\): update bob_jax$"):
+    data |= {"schema_version": 4, "field_of_tomorrow": 1}
+    with pytest.raises(BobError, match=r"^x.json: schema_version 4 is newer than .* \(3\): update bob_jax$"):
         record_from_json(json.dumps(data), "x.json")
 
 

@@ -1,0 +1,207 @@
+"""How long each cell of a grid will take, before it runs.
+
+A cell that was judged on the same kind of device with another seed takes what it took then. Any other takes its passes
+through the backbone (`work`) over the speed of that, and the time beside them: reading weights, compiling, training
+heads on known features, bootstrap intervals. Both are measured where records of the same kind of device say so, and
+otherwise estimated: the speed from the card's FLOPs and a table (`devices`), the time beside passes as a constant.
+"""
+
+import dataclasses
+import functools
+import statistics
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from bob_jax import grid
+from bob_jax.backbones import flops
+from bob_jax.grid import Cell
+from bob_jax.launch import devices, work
+from bob_jax.results.record import Estimate, Record
+from bob_jax.results.store import Store, stores_in
+
+BESIDE = 20.0  # seconds of a cell beside its passes, where no record of its protocol says otherwise: assumed
+
+# Whose speed is that of the card's own input, forward: others see larger pictures, or have more than the backbone.
+PLAIN = (
+    *("published_head", "zero_shot", "knn", "linear_probe", "augmented_probe", "finetune", "transferability"),
+    "ood_",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Time:
+    """What a cell takes, apart from what others may spare it.
+
+    Attributes:
+        fixed: seconds of one device, whatever has run before.
+        features: seconds of making each of the features that it shares with others, if nobody has made them.
+        source: as in `Estimate`.
+    """
+
+    fixed: float
+    features: Mapping[Hashable, float]
+    source: Literal["cell", "speed", "table"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlook:
+    """What is known of the cells of a grid before they run.
+
+    Attributes:
+        cells: in the order of running.
+        records: all that lie where the run puts its own.
+        done: cells that need not run.
+        work: of each cell; None where the size of its data is not known.
+        times: of the cells that must run, as far as they are known.
+    """
+
+    cells: tuple[Cell, ...]
+    records: tuple[Record, ...]
+    done: frozenset[Cell]
+    work: Mapping[Cell, work.Work | None]
+    times: Mapping[Cell, Time]
+
+    def passes(self) -> dict[Cell, float]:
+        """Images forward of each cell that must run; features that an earlier one has made are there."""
+        return _shared((cell for cell in self.cells if cell not in self.done), self.work)
+
+    def estimates(self) -> dict[Cell, Estimate]:
+        """Of each cell that must run when all of them run in this order; none of those whose time is not known."""
+        passes, made, found = self.passes(), set[Hashable](), {}
+        for cell, time in self.times.items():
+            seconds = time.fixed + sum(seconds for key, seconds in time.features.items() if key not in made)
+            task = self.work[cell]
+            if task is None:
+                found[cell] = Estimate(seconds, time.source, None, 0.0)
+                continue
+            made.update(task.features)
+            whole = task.passes + sum(task.features.values())
+            found[cell] = Estimate(seconds, time.source, passes[cell], whole - passes[cell])
+        return found
+
+
+def outlook(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> Outlook:
+    """What is known of the cells. Nothing is fetched, no backbone built; only the user's own data are looked at.
+
+    A cell counts as done where its record fits it in everything but the data's version, which is not known before the
+    data are there; a run looks at that too.
+
+    Args:
+        cells: of the config, in the order of running.
+        config: as `grid.cells` takes it; `results` says where records are.
+        device: kind, as JAX names it.
+
+    Raises:
+        BobError: a record that cannot be read.
+    """
+    root, top = Path(config["data"]["root"]) if config["data"]["root"] else None, Path(config["results"])
+    records = [record for store in stores_in(top) for record in store.read_all()] if top.is_dir() else []
+    done, seen = _found(cells, config)
+    count = functools.cache(work.sizes)
+    known = {cell: work.of(cell, root, count) for cell in cells}
+    speeds, beside = _Speeds(records, device), _beside(seen, known, device)
+    times = {}
+    for cell in cells:
+        time = None if cell in done else _time(cell, seen.get(cell), known[cell], speeds, beside)
+        if time is not None:
+            times[cell] = time
+    return Outlook(tuple(cells), tuple(records), done, known, times)
+
+
+def estimates(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> dict[Cell, Estimate]:
+    """What each cell that must run will take: for progress, and for its record. Arguments and errors as `outlook`."""
+    return outlook(cells, config, device).estimates()
+
+
+def _found(cells: Sequence[Cell], config: Mapping[str, Any]) -> tuple[frozenset[Cell], dict[Cell, Record]]:
+    """The cells that need not run, and a record of each cell that was ever judged, maybe with another seed."""
+    sources = frozenset(cell.source for cell in cells if cell.source)
+    by_name: dict[tuple[str, ...], list[tuple[Record, Store]]] = defaultdict(list)
+    for benchmark in dict.fromkeys(cell.benchmark for cell in cells):
+        store = Store(grid.folder(config, benchmark))
+        for record in store.read_all():
+            told = record.cell
+            by_name[told.benchmark, told.backbone, told.dataset, told.protocol].append((record, store))
+    done, seen = set(), {}
+    for cell in cells:
+        for record, store in by_name[cell.benchmark, cell.backbone, cell.dataset, cell.protocol_name]:
+            twin = dataclasses.replace(cell, seed=record.cell.seed)
+            if twin.id(record.dataset.version, record.source_cell) != record.cell.id:
+                continue
+            seen[cell] = record
+            kept = store.has_weights(record.cell.id) or not grid.keeps_weights(cell, config, sources)
+            if twin == cell and kept:
+                done.add(cell)
+    return frozenset(done), seen
+
+
+def _shared(cells: Iterable[Cell], known: Mapping[Cell, work.Work | None]) -> dict[Cell, float]:
+    """Passes of each cell when they run in this order: features that an earlier one has made are there."""
+    made: set[Hashable] = set()
+    found = {}
+    for cell in cells:
+        task = known[cell]
+        if task is not None:
+            found[cell] = task.passes + sum(passes for key, passes in task.features.items() if key not in made)
+            made.update(task.features)
+    return found
+
+
+class _Speeds:
+    """Passes a second of one device, by backbone: the median of what records say, else the card's FLOPs."""
+
+    def __init__(self, records: Iterable[Record], device: str):
+        seen = defaultdict(list)
+        for record in records:
+            speed = record.cost.images_per_second
+            plain = record.protocol.name.startswith(PLAIN)
+            if speed and plain and record.environment.device_kind == device:
+                seen[record.cell.backbone].append(speed / record.environment.device_count)
+        self.measured = {backbone: statistics.median(speeds) for backbone, speeds in seen.items()}
+        self.device, self.reached = device, devices.speed(device)
+
+    def of(self, backbone: str) -> float | None:
+        """Passes a second; None where neither records nor the table know."""
+        if backbone in self.measured:
+            return self.measured[backbone]
+        gflops = flops.known().get(backbone)
+        return None if gflops is None or self.reached is None else self.reached / gflops
+
+
+def _beside(seen: Mapping[Cell, Record], known: Mapping[Cell, work.Work | None], device: str) -> dict[str, float]:
+    """Seconds beside the passes, by protocol: the median over the records of this grid."""
+    passes = _shared(seen, known)
+    left = defaultdict(list)
+    for cell, record in seen.items():
+        cost, where = record.cost, record.environment
+        if where.device_kind != device or cost.wall_seconds is None or not cost.images_per_second:
+            continue
+        if record.protocol.name.startswith(PLAIN) and cell in passes:
+            left[cell.protocol_name].append(max(0.0, cost.wall_seconds - passes[cell] / cost.images_per_second))
+    return {name: statistics.median(seconds) for name, seconds in left.items()}
+
+
+def _then(record: Record | None, device: str) -> float | None:
+    """Seconds of one device that a cell took when it was judged, maybe with another seed."""
+    if record is None or record.environment.device_kind != device or record.cost.wall_seconds is None:
+        return None
+    return record.cost.wall_seconds * record.environment.device_count
+
+
+def _time(
+    cell: Cell, record: Record | None, task: work.Work | None, speeds: _Speeds, beside: Mapping[str, float]
+) -> Time | None:
+    then = _then(record, speeds.device)
+    if then is not None:
+        return Time(then, {}, "cell")
+    speed = speeds.of(cell.backbone)
+    if task is None or speed is None or (task.gflops and speeds.reached is None):
+        return None
+    more = task.gflops / speeds.reached if speeds.reached else 0.0
+    return Time(
+        task.passes / speed + more + beside.get(cell.protocol_name, BESIDE),
+        {key: passes / speed for key, passes in task.features.items()},
+        "speed" if cell.backbone in speeds.measured else "table",
+    )
