@@ -73,7 +73,7 @@ def _add_ranking_rule(command: argparse.ArgumentParser) -> None:
 
 
 def _results(arguments: argparse.Namespace) -> int:
-    from bob_jax.results import boards, table
+    from bob_jax.results import boards, foresight, table
 
     home, failures = _read(arguments.folder)
     records = [record for record, _ in home.values()]
@@ -84,6 +84,8 @@ def _results(arguments: argparse.Namespace) -> int:
         print(table.to_csv(found), end="")
     else:
         draw(table.tables(found))
+        for line in foresight.sentences(foresight.ratios(records)):
+            print(line)
     if arguments.plot:
         from bob_jax.results import plot
 

@@ -12,6 +12,7 @@ from bob_jax.backbones import zoo
 from bob_jax.data import catalog
 from bob_jax.grid import Cell
 from bob_jax.launch import devices, estimate
+from bob_jax.results.foresight import Ratio, ratios
 
 BYTES = 4  # of a published parameter: most checkpoints are float32
 
@@ -65,11 +66,13 @@ class Plan:
         device: kind, as JAX names it.
         price: of an hour of one device, in whatever currency; None when not given.
         lines: in the order of running.
+        foresight: how near estimates came in the past: records beside these cells, of this kind of device.
     """
 
     device: str
     price: float | None
     lines: tuple[Line, ...]
+    foresight: Mapping[str, Ratio]
 
     @property
     def hours(self) -> float:
@@ -125,7 +128,8 @@ def make(config: Mapping[str, Any], device: str, price: float | None = None) -> 
                 data=data.get(cell),
             )
         )
-    return Plan(device, price, tuple(lines))
+    past = ratios(record for record in outlook.records if record.environment.device_kind == device)
+    return Plan(device, price, tuple(lines), past)
 
 
 def _weights(cells: Sequence[Cell], done: Collection[Cell]) -> dict[Cell, Download]:

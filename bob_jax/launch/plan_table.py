@@ -6,6 +6,7 @@ from typing import Any
 
 from bob_jax.launch import devices
 from bob_jax.launch.plan import Download, Line, Plan
+from bob_jax.results import foresight
 
 COLUMNS = ("benchmark", "protocol", "cells", "done", "measured", "time", "download")
 CELL_COLUMNS = ("benchmark", "backbone", "dataset", "protocol", "seed", "state", "time", "download")
@@ -18,6 +19,7 @@ def plain(plan: Plan) -> dict[str, Any]:
         "utilisation_assumed": None if plan.device == devices.CPU else devices.UTILISATION,
         "price": plan.price,
         "totals": plan.totals,
+        "foresight": {source: dataclasses.asdict(ratio) for source, ratio in plan.foresight.items()},
         "cells": [dataclasses.asdict(line) for line in plan.lines],
     }
 
@@ -58,6 +60,7 @@ def sentences(plan: Plan) -> Iterator[str]:
         how = "what 2 cores were seen to reach" if plan.device == devices.CPU else "the assumed share"
         share = "" if plan.device == devices.CPU else f" ({devices.UTILISATION:.0%} of the published peak)"
         yield f"{estimated} are estimates from FLOPs and {how}{share}: a factor of two either way is no surprise"
+    yield from foresight.sentences(plan.foresight)
     if totals["money"] is not None:
         yield f"money: {totals['money']:.2f} at {plan.price:g} an hour"
     if totals["kilowatt_hours"] is not None:

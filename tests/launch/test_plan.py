@@ -13,7 +13,8 @@ from bob_jax import cli, grid
 from bob_jax.backbones import flops
 from bob_jax.errors import BobError
 from bob_jax.launch import cell as single
-from bob_jax.launch import config_file, devices, estimate, plan
+from bob_jax.launch import config_file, devices, estimate, plan, plan_table
+from bob_jax.results.foresight import Ratio
 from bob_jax.results.record import Cost
 from bob_jax.results.store import Store
 from configs import digits, fgvc, gauntlet
@@ -125,6 +126,17 @@ def test_time_beside_the_passes_is_learned_from_other_backbones(tmp_path):
     (line,) = (line for line in made.lines if line.backbone == "vit_nano4_random")
     passes = 1797 * flops.known()["vit_nano4_random"] / (0.3 * 989e3)
     assert not line.measured and line.seconds == pytest.approx(27.97 - 17.97 + passes)
+
+
+def test_estimates_of_before_are_held_against_what_it_took(tmp_path):
+    chosen = config_of(f"{WHO},protocol=knn", tmp_path)
+    there = dataclasses.replace(ENVIRONMENT, device_kind=H200, device_count=2)
+    judge(chosen, "knn", Cost(60.0), environment=there)  # expected: 30 device seconds, from the table
+    made = plan.make(chosen, H200)
+    assert made.foresight == {"table": Ratio(1, 4.0, 4.0, 4.0)}
+    assert "1 cell took 4 times what was expected from FLOPs and the device table" in plan_table.sentences(made)
+    assert plan_table.plain(made)["foresight"]["table"]["median"] == 4.0
+    assert plan.make(chosen, "TPU v4").foresight == {}
 
 
 def test_what_is_missing_is_named_once(tmp_path):
