@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from bob_jax import grid
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
-from bob_jax.launch import local
+from bob_jax.launch import config_file, local
 from bob_jax.training.preemption import Preempted
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -26,18 +26,10 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the cells and stop.")
 
 def parse(argv: list[str]) -> list[str]:
     """absl's flags, with every mistake as one line that names it."""
-    try:
+    with config_file.mistakes():
         rest = flags.FLAGS(argv)
         CONFIG.value.get("benchmark")  # a config file that cannot be read says so at its first use only
         return rest
-    except flags.Error as error:
-        raise BobError(str(error)) from error
-    except (AttributeError, KeyError) as error:  # a --config.key that the config, with this argument, does not have
-        raise BobError("unknown config key " + str(error.args[0]).replace("\n", ": ")) from error
-    except OSError as error:
-        raise BobError(
-            f"cannot read the config file: {error.strerror or str(error).splitlines()[-1].strip()}"
-        ) from error
 
 
 def main(_: list[str]) -> int:
@@ -45,10 +37,7 @@ def main(_: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell every step of theirs at INFO
     jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
     config = CONFIG.value
-    if RESULTS.value:
-        config.results = RESULTS.value
-    if LIMIT.value:
-        config.data.limit = LIMIT.value
+    config_file.adjust(config, RESULTS.value, LIMIT.value)
     cells = grid.cells(config)
     if DRY_RUN.value:
         return local.show(cells, config)

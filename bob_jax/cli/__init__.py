@@ -34,7 +34,10 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0, 1 when a check found problems, 2 for a mistake that one line on stderr explains, 130 after Ctrl-C.
     """
     try:
-        arguments = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+        words = _joined(sys.argv[1:] if argv is None else argv)
+        overrides = [word for word in words if word.startswith("--config.")] if words[:1] == ["plan"] else []
+        arguments = _parser().parse_args([word for word in words if word not in overrides])
+        arguments.overrides = overrides
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
@@ -71,8 +74,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_plan(commands: Any) -> None:
     words = "what a config will take: cells done, what is missing, hours, downloads, money, energy (docs/plan.md)"
     command = add(commands, "plan", _plan, words)
-    command.add_argument("config", metavar="CONFIG", help="as main.py takes it: configs/gauntlet.py:paper,frozen")
+    words = "as main.py takes it: configs/gauntlet.py:paper,frozen; also with --config.KEY=VALUE"
+    command.add_argument("config", metavar="CONFIG", help=words)
     command.add_argument("--results", help="folder of the records, as main.py takes it (the config's)")
+    command.add_argument("--limit", type=int, metavar="N", help="examples of each split, as main.py takes it (all)")
     command.add_argument("--root", help="where data sets are kept ($BOB_CACHE/data)")
     command.add_argument("--device", help="kind of device, or part of its name: h100, v5 lite, cpu (this machine's)")
     command.add_argument("--price", type=float, metavar="P", help="of an hour of one device")
@@ -171,9 +176,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     if arguments.price is not None and not arguments.price >= 0:
         raise BobError(f"--price is {arguments.price:g}: give what an hour of one device costs, 0 or more")
-    config = config_file.read(arguments.config)
-    if arguments.results:
-        config.results = arguments.results
+    if arguments.limit is not None and arguments.limit < 1:
+        raise BobError(f"--limit is {arguments.limit}: give a number of examples, 1 or more")
+    config = config_file.read(arguments.config, arguments.overrides)
+    config_file.adjust(config, arguments.results, arguments.limit)
     if arguments.root:
         config.data.root = arguments.root
     device = devices.named(arguments.device) if arguments.device else devices.here()

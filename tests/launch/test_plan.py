@@ -13,7 +13,7 @@ from bob_jax import cli, grid
 from bob_jax.backbones import flops
 from bob_jax.errors import BobError
 from bob_jax.launch import cell as single
-from bob_jax.launch import config_file, devices, estimate, plan, plan_table
+from bob_jax.launch import config_file, devices, estimate, plan, plan_table, work
 from bob_jax.results.foresight import Ratio
 from bob_jax.results.record import Cost
 from bob_jax.results.store import Store
@@ -197,6 +197,25 @@ def test_plan_of_the_embedded_gauntlet_at_the_command_line(tmp_path, capsys, mon
     assert told["utilisation_assumed"] == devices.UTILISATION
 
 
+def test_overrides_and_limit_are_those_of_main(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    override = "--config.protocols.finetune.epochs=3"
+    command = ["plan", "configs/digits.py:vit_nano8_random,protocol=finetune", "--results", str(tmp_path), "--json"]
+
+    def passes(*more):
+        assert cli.main([*command, "--device", "h200", *more]) == 0
+        return sum(cell["passes"] for cell in json.loads(capsys.readouterr().out)["cells"])
+
+    config = config_file.read(command[1], [override, "--config.data.limit=30"])
+    expected = sum(work.of(cell).passes for cell in grid.cells(config))
+    assert passes(override, "--limit", "30") == expected
+    assert passes(override) > expected and passes() > passes(override)
+    config_file.adjust(plain := config_file.read(command[1]), str(tmp_path), 30)
+    assert (plain.results, plain.data.limit) == (str(tmp_path), 30)
+    with pytest.raises(SystemExit):  # only where a config is read
+        cli.main(["results", "--config.data.limit=3"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -206,6 +225,9 @@ def test_plan_of_the_embedded_gauntlet_at_the_command_line(tmp_path, capsys, mon
         (["configs/fgvc.py:vit_b16_klip"], "did you mean vit_b16_clip"),
         (["configs/digits.py", "--device", "abacus"], "fits no device"),
         (["configs/digits.py", "--price", "-1"], "--price is -1"),
+        (["configs/digits.py", "--limit", "0"], "--limit is 0"),
+        (["configs/digits.py", "--config.protocols.knn.temprature=1"], "unknown config key"),
+        (["configs/digits.py", "--config.protocols.knn.temperature=hot"], "could not convert string to float: 'hot'"),
     ],
 )
 def test_mistakes_of_plan_are_one_line(words, message, capsys, monkeypatch):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import pytest
 from synthetic_records import ENVIRONMENT, simulate
 
 from bob_jax import cli
