@@ -19,7 +19,7 @@ from bob_jax.errors import BobError, unknown_name
 CANONICAL_CELLS = 14  # a level serves boxes from 14 to 28 of its cells wide: 56 to 112 pixels at stride 4
 CHUNK = 64  # boxes whose half-interpolated maps are in memory at once in the "matmul" back-end
 BACKENDS = ("gather", "matmul")
-SMALL = 2048  # cells of a finest map up to which products are faster than gathers on a CPU too (1.7 times at 1,024)
+SMALL = 2048  # cells of a finest map up to which products are faster than gathers on a CPU too (2.5 times at 1,024)
 
 
 def assign_levels(boxes: jax.Array, strides: Sequence[float]) -> jax.Array:
@@ -126,6 +126,9 @@ def roi_align(
     if backend == "gather" and samples is not None:
         features = _gathered(maps, strides, boxes, levels, size, samples, aligned)
         return jnp.where(valid[:, None, None, None], features, 0), jnp.zeros((), jnp.int32)
+    if all(capacity >= len(boxes) for capacity in capacities):
+        levels = jnp.where(valid, levels, len(maps))
+        return _summed(maps, strides, boxes, levels, size, samples, aligned), jnp.zeros((), jnp.int32)
     levels, moved = place(levels, valid, capacities)
     return _multiplied(maps, strides, boxes, levels, capacities, size, samples, aligned), moved
 
@@ -195,6 +198,27 @@ def _gathered(
     return jnp.sum(weights[..., None] * values, axis=(3, 4), dtype=jnp.float32).astype(cells.dtype)
 
 
+def _summed(
+    maps: Sequence[jax.Array],
+    strides: Sequence[float],
+    boxes: jax.Array,
+    levels: jax.Array,
+    size: int,
+    samples: int | None,
+    aligned: bool,
+) -> jax.Array:
+    """The "matmul" back-end where each level has room for all boxes: weights of the other levels' boxes are 0.
+
+    On small maps that costs less than sorting boxes by level and back, whose gradient is a scatter: in all 3 times less
+    on a CPU, forward and backward, for 8 images of 32 x 32 cells and 48 boxes each.
+    """
+    result = jnp.zeros((len(boxes), size, size, maps[0].shape[-1]), maps[0].dtype)
+    for level, (x, stride) in enumerate(zip(maps, strides, strict=True)):
+        columns, rows = _weights(boxes, x, stride, size, samples, aligned)
+        result += _contracted(x, rows * (levels == level)[:, None, None], columns)
+    return result
+
+
 def _multiplied(
     maps: Sequence[jax.Array],
     strides: Sequence[float],
@@ -213,10 +237,18 @@ def _multiplied(
         where = jnp.where(here, sum(capacities[:level]) + jnp.cumsum(here, dtype=jnp.int32) - 1, where)
         (slots,) = jnp.nonzero(here, size=capacity, fill_value=total)
         chosen = jnp.take(boxes, slots, axis=0, mode="fill", fill_value=0)
-        start, width = _bins(chosen, jnp.full(capacity, stride, jnp.float32), size, aligned)
-        weights = [_axis_weights(start[:, i], width[:, i], size, samples, x.shape[1 - i]) for i in (0, 1)]
-        results.append(_contracted(x, weights[1], weights[0]))
+        columns, rows = _weights(chosen, x, stride, size, samples, aligned)
+        results.append(_contracted(x, rows, columns))
     return jnp.take(jnp.concatenate(results), where, axis=0, mode="fill", fill_value=0)
+
+
+def _weights(
+    boxes: jax.Array, x: jax.Array, stride: float, size: int, samples: int | None, aligned: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Weights of the columns [T, size, W] and rows [T, size, H] of a map for boxes [T, 4] in pixels."""
+    start, width = _bins(boxes, jnp.full(len(boxes), stride, jnp.float32), size, aligned)
+    columns, rows = (_axis_weights(start[:, i], width[:, i], size, samples, x.shape[1 - i]) for i in (0, 1))
+    return columns, rows
 
 
 def _axis_weights(start: jax.Array, width: jax.Array, size: int, samples: int | None, cells: int) -> jax.Array:
@@ -249,9 +281,22 @@ def _contracted(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
     Float32 maps are multiplied in float32 on every platform; bfloat16 ones take bfloat16 weights.
     """
+    exactly = {"precision": jax.lax.Precision.HIGHEST}
 
     def contract(weights: tuple[jax.Array, jax.Array]) -> jax.Array:
-        half = jnp.einsum("yh,hwc->ywc", weights[0], x, precision=jax.lax.Precision.HIGHEST)
-        return jnp.einsum("ywc,xw->yxc", half, weights[1], precision=jax.lax.Precision.HIGHEST)
+        rows, columns = weights
+        boxes, size = rows.shape[:2]
+        # One product with all rows of all boxes, then one for each row: a box at a time is twice as slow on a CPU.
+        half = jnp.einsum("rh,hwc->rwc", rows.reshape(boxes * size, -1), x, **exactly)
+        whole = jnp.einsum("rwc,rxw->rxc", half, jnp.repeat(columns, size, axis=0), **exactly)
+        return whole.reshape(boxes, size, size, -1)
 
-    return jax.lax.map(contract, (rows.astype(x.dtype), columns.astype(x.dtype)), batch_size=CHUNK)
+    total = len(rows)
+    rows, columns = rows.astype(x.dtype), columns.astype(x.dtype)
+    if total <= CHUNK:
+        return contract((rows, columns))
+    chunks = math.ceil(total / CHUNK)
+    padding = ((0, chunks * CHUNK - total), (0, 0), (0, 0))
+    split = [jnp.pad(w, padding).reshape(chunks, CHUNK, *w.shape[1:]) for w in (rows, columns)]
+    results = jax.lax.map(contract, (split[0], split[1]))
+    return results.reshape(chunks * CHUNK, *results.shape[2:])[:total]
