@@ -9,7 +9,7 @@ whole run stands beside them. A cell is the same cell, with the same id, whether
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,24 @@ def folder(config: Mapping[str, Any], benchmark: str) -> Path:
     return results / benchmark if "parts" in config else results
 
 
-def keeps_weights(cell: Cell, config: Mapping[str, Any], sources: Collection[Cell | None]) -> bool:
+def twins(cell: Cell, config: Mapping[str, Any]) -> list[Cell]:
+    """The same cell under the other benchmarks of a gauntlet: a record of one of them answers for this one.
+
+    So the head that `ood` judges is not trained again where `classification` has trained it. None for a cell that
+    judges a head: with the head at hand it costs little, and no two benchmarks judge the same one.
+    """
+    if cell.source is not None:
+        return []
+    return [dataclasses.replace(cell, benchmark=name) for name in config.get("parts", ()) if name != cell.benchmark]
+
+
+def sources(cells: Iterable[Cell], config: Mapping[str, Any]) -> frozenset[Cell]:
+    """The cells whose heads others judge, and their twins: whichever runs first leaves its weights."""
+    found = {cell.source for cell in cells if cell.source}
+    return frozenset(found.union(*(twins(cell, config) for cell in found)))
+
+
+def keeps_weights(cell: Cell, config: Mapping[str, Any], sources: Collection[Cell]) -> bool:
     """Whether the weights that a cell trains stay beside its record; they do for `sources`: others judge these."""
     asked = cell.protocol.makes_head and (config["keep_weights"] or cell in sources)
     return bool(cell.protocol.keeps_weights or asked)

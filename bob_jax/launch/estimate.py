@@ -102,12 +102,21 @@ def outlook(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> Ou
     count = functools.cache(work.sizes)
     known = {cell: work.of(cell, root, count) for cell in cells}
     speeds, beside = _Speeds(records, device), _beside(seen, known, device)
-    times = {}
+    times, first = {}, dict[Cell, Cell]()
     for cell in cells:
+        if cell not in done and (twin := first.setdefault(asked(cell), cell)) is not cell:
+            if twin in times:  # the record will be its own, without any work
+                times[cell], known[cell] = Time(0.0, {}, "cell"), work.Work({})
+            continue
         time = None if cell in done else _time(cell, seen.get(cell), known[cell], speeds, beside)
         if time is not None:
             times[cell] = time
     return Outlook(tuple(cells), tuple(records), done, known, times)
+
+
+def asked(cell: Cell) -> Cell:
+    """What a cell asks, whichever benchmark asks it: equal for those that take over each other's records."""
+    return cell if cell.source else dataclasses.replace(cell, benchmark="")
 
 
 def estimates(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> dict[Cell, Estimate]:
@@ -117,23 +126,24 @@ def estimates(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> 
 
 def _found(cells: Sequence[Cell], config: Mapping[str, Any]) -> tuple[frozenset[Cell], dict[Cell, Record]]:
     """The cells that need not run, and a record of each cell that was ever judged, maybe with another seed."""
-    sources = frozenset(cell.source for cell in cells if cell.source)
+    sources = grid.sources(cells, config)
     by_name: dict[tuple[str, ...], list[tuple[Record, Store]]] = defaultdict(list)
-    for benchmark in dict.fromkeys(cell.benchmark for cell in cells):
+    for benchmark in config.get("parts", dict.fromkeys(cell.benchmark for cell in cells)):
         store = Store(grid.folder(config, benchmark))
         for record in store.read_all():
             told = record.cell
             by_name[told.benchmark, told.backbone, told.dataset, told.protocol].append((record, store))
     done, seen = set(), {}
     for cell in cells:
-        for record, store in by_name[cell.benchmark, cell.backbone, cell.dataset, cell.protocol_name]:
-            twin = dataclasses.replace(cell, seed=record.cell.seed)
-            if twin.id(record.dataset.version, record.source_cell) != record.cell.id:
-                continue
-            seen[cell] = record
-            kept = store.has_weights(record.cell.id) or not grid.keeps_weights(cell, config, sources)
-            if twin == cell and kept:
-                done.add(cell)
+        for same in (*grid.twins(cell, config), cell):
+            for record, store in by_name[same.benchmark, same.backbone, same.dataset, same.protocol_name]:
+                then = dataclasses.replace(same, seed=record.cell.seed)
+                if then.id(record.dataset.version, record.source_cell) != record.cell.id:
+                    continue
+                seen[cell] = record
+                kept = store.has_weights(record.cell.id) or not grid.keeps_weights(cell, config, sources)
+                if then == same and kept:
+                    done.add(cell)
     return frozenset(done), seen
 
 
@@ -172,6 +182,10 @@ class _Speeds:
 
 def _beside(seen: Mapping[Cell, Record], known: Mapping[Cell, work.Work | None], device: str) -> dict[str, float]:
     """Seconds beside the passes, by protocol: the median over the records of this grid."""
+    first: dict[Cell, Cell] = {}  # a record that was taken over is a copy
+    for cell in seen:
+        first.setdefault(asked(cell), cell)
+    seen = {cell: seen[cell] for cell in first.values()}
     passes = _shared(seen, known)
     left = defaultdict(list)
     for cell, record in seen.items():

@@ -17,7 +17,7 @@ from bob_jax import grid
 from bob_jax.errors import BobError
 from bob_jax.grid import Cell
 from bob_jax.launch import cell as single
-from bob_jax.launch import devices, estimate
+from bob_jax.launch import devices, estimate, twins
 from bob_jax.results.record import Estimate, Failure, now
 from bob_jax.results.store import Store
 from bob_jax.training.mesh import initialize_distributed, make_mesh
@@ -49,7 +49,7 @@ def run(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
         Preempted: SIGTERM came; the running cell has saved its state.
     """
     initialize_distributed()
-    sources = frozenset(cell.source for cell in cells if cell.source)
+    sources = grid.sources(cells, config)
     launcher = _Launcher(config, make_mesh(config["mesh"]["fsdp"]), sources, expected(cells, config))
     if launcher.leads:
         for benchmark in {cell.benchmark for cell in cells}:
@@ -75,7 +75,7 @@ def expected(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[Cell, Est
 class _Launcher:
     config: Mapping[str, Any]
     mesh: jax.sharding.Mesh
-    sources: frozenset[Cell | None]  # cells whose heads others judge
+    sources: frozenset[Cell]  # cells whose heads others judge
     expected: Mapping[Cell, Estimate]
 
     @property
@@ -113,9 +113,8 @@ class _Launcher:
 
     def _done(self, job: single.Job) -> bool:
         """Whether all that is asked for is there; process 0 looks, so that all processes go the same way."""
-        store = self.store(job.cell.benchmark)
-        weights = store.has_weights(job.id) or not self._keeps_weights(job.cell)
-        return bool(multihost_utils.broadcast_one_to_all(np.array(store.exists(job.id) and weights)))
+        there = self.leads and twins.settled(job, self.config, self._keeps_weights(job.cell))
+        return bool(multihost_utils.broadcast_one_to_all(np.array(there)))
 
     def _judge(self, job: single.Job) -> None:
         workers = self.config["data"]["num_workers"]

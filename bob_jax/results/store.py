@@ -8,6 +8,7 @@ folder; of two that finish the same cell the last one counts.
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 import secrets
@@ -22,8 +23,8 @@ import safetensors.numpy
 from PIL import Image
 
 from bob_jax.errors import BobError
-from bob_jax.results.files import write_whole
-from bob_jax.results.record import Failure, Record, failure_from_json, record_from_json, to_json
+from bob_jax.results.files import copy_whole, write_whole
+from bob_jax.results.record import Cell, Failure, Record, failure_from_json, record_from_json, to_json
 
 FAILED = ".failed.json"
 
@@ -145,6 +146,24 @@ class Store:
             return safetensors.numpy.load_file(path)
         except (OSError, safetensors.SafetensorError) as error:
             raise BobError(f"{path}: cannot be read ({error}): delete it to train the cell again") from error
+
+    def take_over(self, other: "Store", cell_id: str, cell: Cell) -> None:
+        """Copies a record with its files from another folder, as that of a cell which asks the same.
+
+        Args:
+            other: has a record of `cell_id`.
+            cell_id: there.
+            cell: here.
+
+        Raises:
+            BobError: a file cannot be read or written.
+        """
+        record = dataclasses.replace(other.read(cell_id), cell=cell)
+        for path in sorted(other.folder.glob(f"{cell_id}.*")):
+            if path.suffix != ".json":
+                copy_whole(path, self.folder / f"{cell.id}{path.name.removeprefix(cell_id)}")
+        write_whole(self._record_path(cell.id), to_json(record).encode())
+        self._failure_path(cell.id).unlink(missing_ok=True)
 
     def picture(self, cell_id: str, name: str) -> Path:
         """Where a picture of a cell is; the record's notes say which there are."""

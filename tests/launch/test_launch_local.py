@@ -10,7 +10,7 @@ from bob_jax import grid
 from bob_jax.launch import cell as single
 from bob_jax.launch import local
 from bob_jax.results.store import Store
-from configs import digits
+from configs import digits, gauntlet
 
 WEIGHTS = {"head.kernel": np.ones((2, 3), np.float32)}
 
@@ -24,7 +24,7 @@ def ran(monkeypatch):
         cells.append(job.cell)
         record, outputs = simulate(job.cell.backbone, n=20)
         dataset = dataclasses.replace(record.dataset, version=job.dataset.version)
-        record = dataclasses.replace(record, cell=single.describe(job), dataset=dataset)
+        record = dataclasses.replace(record, cell=single.describe(job), dataset=dataset, source_cell=job.source_id)
         return single.Judged(record, outputs, WEIGHTS if job.cell.protocol.makes_head else None, {})
 
     monkeypatch.setattr(single, "run", run)
@@ -77,3 +77,54 @@ def test_a_damaged_record_takes_the_estimates_and_not_the_run(ran, tmp_path, cap
     (tmp_path / "digits-knn-x-s0-abc.json").write_text("{")
     assert run(tmp_path, keep_weights=False) == 0
     assert capsys.readouterr().err.startswith("no estimates: ") and len(ran) == 2
+
+
+def gauntlet_with_twins(folder):
+    """Two benchmarks with the same cells, of which the second judges the heads too."""
+    chosen = gauntlet.get_config("digits,vit_nano8_random,protocol=linear_probe+adversarial")
+    first, second = chosen.parts.digits.to_dict(), chosen.parts.digits.to_dict()
+    first |= {"benchmark": "another", "protocols": {"linear_probe": first["protocols"]["linear_probe"]}, "heads": {}}
+    first["datasets"] = second["datasets"] = ("digits",)
+    del second["protocols"]["linear_probe"]
+    chosen.parts = {"another": first, "digits": second}
+    chosen.results = str(folder)
+    return chosen
+
+
+def test_a_head_that_another_benchmark_has_trained_is_taken_over(ran, tmp_path):
+    chosen = gauntlet_with_twins(tmp_path)
+    cells = grid.cells(chosen)
+    assert [(cell.benchmark, cell.protocol_name) for cell in cells] == [
+        ("another", "linear_probe"),
+        ("digits", "linear_probe"),
+        ("digits", "adversarial_linear_probe"),
+    ]
+    told = list(local.expected(cells, chosen).values())
+    assert told[0].seconds > 0 and (told[1].seconds, told[1].passes) == (0, 0)
+    assert local.run(cells, chosen) == 0
+    assert [(cell.benchmark, cell.protocol_name) for cell in ran] == [
+        ("another", "linear_probe"),
+        ("digits", "adversarial_linear_probe"),
+    ]
+    plain, digits_ = Store(tmp_path / "another"), Store(tmp_path / "digits")
+    (trained,) = plain.read_all()
+    copied = {record.cell.protocol: record for record in digits_.read_all()}["linear_probe"]
+    assert copied == dataclasses.replace(trained, cell=copied.cell) and copied.cell.benchmark == "digits"
+    assert copied.cell.id == cells[1].id(copied.dataset.version)
+    np.testing.assert_array_equal(digits_.weights(copied.cell.id)["head.kernel"], WEIGHTS["head.kernel"])
+    assert list(digits_.per_example(copied.cell.id)["id"]) == list(plain.per_example(trained.cell.id)["id"])
+    assert local.run(cells, chosen) == 0 and len(ran) == 2
+    assert local.expected(cells, chosen) == {}
+
+
+def test_what_another_benchmark_has_judged_is_done_for_the_plan(ran, tmp_path):
+    chosen = gauntlet_with_twins(tmp_path)
+    cells = grid.cells(chosen)
+    assert local.run(cells[:1], chosen) == 0  # alone, so that its weights were not kept
+    assert [cell.benchmark for cell in local.expected(cells, chosen)] == ["another", "digits", "digits"]
+    chosen.keep_weights = True
+    assert local.run(cells[:1], chosen) == 0
+    chosen.keep_weights = False
+    assert [cell.protocol_name for cell in local.expected(cells, chosen)] == ["adversarial_linear_probe"]
+    chosen.parts.digits.heads.linear_probe.tolerance = 1e-3  # another head: nothing is taken over
+    assert [cell.benchmark for cell in local.expected(grid.cells(chosen), chosen)] == ["digits", "digits"]
