@@ -75,13 +75,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(cache, straight, tmp_path, number, co
 
 
 def on_two_hosts(arguments: tuple[str, ...], results: Path, cache: Path, port: int) -> list[str]:
-    """Runs `main.py` as two processes of one run; what each printed."""
+    """Runs `main.py` as two processes of one run, each with a cache of its own; what each printed."""
     hosts = [
         start_main(
             *arguments,
             f"--results={results}",
             env=environment(
-                cache,
+                cache / str(number),
                 JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
                 JAX_NUM_PROCESSES="2",
                 JAX_PROCESS_ID=str(number),

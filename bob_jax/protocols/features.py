@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from bob_jax.backbones.base import Features
 from bob_jax.cache import cache_dir
@@ -69,16 +70,20 @@ def extract(
     card = competitor.card
     path = cache_dir("features") / f"{_key(competitor, source, context, descriptor, input_size)}.npz"
     known = _read(path, source)
-    if known is not None:
+    if _all_agree(known is not None):
         return known
     graphdef, state = nnx.split(competitor.module)
     state = meshes.place(nnx.to_pure_dict(state), context.mesh)
     apply = _apply(graphdef, descriptor, card.preprocessing.mean, card.preprocessing.std, context.mesh)
     transform = Eval(card.preprocessing, input_size)
     rows = infer(apply, state, source, transform, context, batch_size, f"{card.name}: features of {title}")
-    if jax.process_index() == 0:
-        _write(path, rows)
+    _write(path, rows)
     return rows
+
+
+def _all_agree(known: bool) -> bool:
+    """Whether all hosts have them: each may have a cache of its own, and none can run the backbone by itself."""
+    return known if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(known)).all())
 
 
 @functools.lru_cache(maxsize=4)
@@ -113,7 +118,7 @@ def _key(
 
 def _write(path: Path, rows: Rows) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{jax.process_index()}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:
             np.savez(
