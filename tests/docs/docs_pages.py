@@ -114,6 +114,8 @@ def _command(where: str, words: list[str]) -> Command:
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         name, _, value = words.pop(0).partition("=")
         variables.append((name, value))
+    if words:
+        words[0] = re.sub(r"^(\.venv/bin/)?(python|pip)3?$", r"\2", words[0])
     output = ""
     if len(words) > 2 and words[-2] == ">":
         *words, _, output = words

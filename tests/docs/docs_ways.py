@@ -43,7 +43,10 @@ from converters import __main__ as converters
 EXCLUDED = {
     "python -m venv": "CI makes one for the whole suite (Makefile)",
     ". .venv/bin/activate": "a test runs in its environment",
+    "cd bob_jax": "the folder of the page stands for the checkout",
+    "gcloud": "needs a project and a TPU; what stands behind --command is tried",
 }
+LAUNCHERS = ("srun",)  # what only starts a command elsewhere, or several times: the command is tried
 # Commands of `bob` that only read what is there; of others only the arguments are read.
 READERS = ("results", "rank", "report", "plan", "backbones")
 FINDERS = ("results merge", "results diff", "data check")  # exit with 1 where they find something
@@ -80,9 +83,16 @@ def follow(block: Block, home: Path) -> None:
 
 def _try(command: Command, more: Sequence[str] | None) -> None:
     """One command; in earnest, with more options for main.py, unless `more` is None."""
-    known = [start for start in EXCLUDED if f"{shlex.join(command.words)} ".startswith(f"{start} ")]
-    if known:
+    for word in command.words:
+        if word.startswith("--command="):
+            inner = Block(command.where, 0, "sh", "", "", word.removeprefix("--command="))
+            for one in commands(inner):
+                _try(dataclasses.replace(one, where=command.where), None)
+    if any(f"{shlex.join(command.words)} ".startswith(f"{start} ") for start in EXCLUDED):
         return
+    if command.words[0] in LAUNCHERS:
+        start = next(i for i, word in enumerate(command.words) if i and not word.startswith("-"))
+        command = dataclasses.replace(command, words=command.words[start:])
     try:
         match command.words:
             case "python", "main.py", *words:
@@ -93,7 +103,7 @@ def _try(command: Command, more: Sequence[str] | None) -> None:
                 code = run_python(text, command.where)
             case "bob", *words:
                 code = _bob(words, command, in_earnest=more is not None)
-            case "pip" | ".venv/bin/pip", "install", *words:
+            case "pip", "install", *words:
                 code = _pip(words)
             case "make", *targets:
                 code = _make(targets)
