@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bob_jax import __version__
-from bob_jax.cli import results
+from bob_jax.cli import pick, results
 from bob_jax.cli.command import add
 from bob_jax.errors import BobError, unknown_name
 from bob_jax.terminal import print_facts, print_json, print_table
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=lambda _: print(parser.format_help(), end="") or 0)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     results.add_all(commands)
+    pick.add_all(commands)
     _add_plan(commands)
     _add_backbones(commands)
     _add_own_backbones(commands)

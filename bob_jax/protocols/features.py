@@ -81,9 +81,37 @@ def extract(
     return rows
 
 
+<<<<<<< Updated upstream
 def _all_agree(known: bool) -> bool:
     """Whether all hosts have them: each may have a cache of its own, and none can run the backbone by itself."""
     return known if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(known)).all())
+=======
+def working_memory(competitor: Competitor, mesh: jax.sharding.Mesh, batch_size: int) -> int | None:
+    """Bytes on each device while a batch goes through: weights, images and what lies between, by the compiler's count.
+
+    Where features were just extracted in batches of this size nothing is compiled anew.
+
+    Args:
+        competitor: the backbone.
+        mesh: devices.
+        batch_size: images on all devices together.
+
+    Returns:
+        None where the platform does not count.
+    """
+    preprocessing = competitor.card.preprocessing
+    graphdef, state = nnx.split(competitor.module)
+    state = meshes.place(nnx.to_pure_dict(state), mesh)
+    apply = _apply(graphdef, Pooled(), preprocessing.mean, preprocessing.std, mesh)
+    side = preprocessing.input_size
+    blank = np.zeros((meshes.round_up(batch_size, mesh), side, side, 3), np.uint8)
+    with jax.set_mesh(mesh):
+        images = meshes.put_batch({"image": blank}, mesh)["image"]
+        counted = apply.lower(state, images).compile().memory_analysis()  # type: ignore[attr-defined]
+    if counted is None:
+        return None
+    return int(counted.argument_size_in_bytes + counted.output_size_in_bytes + counted.temp_size_in_bytes)
+>>>>>>> Stashed changes
 
 
 @functools.lru_cache(maxsize=4)

@@ -90,14 +90,15 @@ def vote(
     similarity, neighbours = nearest(queries, gallery, max(ks))
     return [
         np.asarray(
-            _log_shares(jnp.asarray(similarity[:, :k]), jnp.asarray(labels[neighbours[:, :k]]), classes, temperature)
+            log_shares(jnp.asarray(similarity[:, :k]), jnp.asarray(labels[neighbours[:, :k]]), classes, temperature)
         )
         for k in ks
     ]
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _log_shares(similarity: jax.Array, labels: jax.Array, classes: int, temperature: float) -> jax.Array:
+def log_shares(similarity: jax.Array, labels: jax.Array, classes: int, temperature: float) -> jax.Array:
+    """Log-shares [Q, C] of the votes of neighbours: similarity [Q, k], their labels [Q, k] or [Q, k, C]; see `vote`."""
     # The largest similarity is taken out of the exponent: shares stay the same, and no temperature can overflow.
     weight = jnp.exp((similarity - similarity.max(axis=1, keepdims=True)) / temperature)
     if labels.ndim == 3:  # [Q, k, C]

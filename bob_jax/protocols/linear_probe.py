@@ -104,6 +104,7 @@ def solve(
     tolerance: float,
     max_iterations: int,
     mesh: jax.sharding.Mesh,
+    weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Solutions for all lambdas, the rows of the data split over the mesh.
 
@@ -115,21 +116,25 @@ def solve(
         tolerance: stop when the largest gradient entry is at most this.
         max_iterations: or after so many steps.
         mesh: devices.
+        weights: [N] of each row's loss, of sum 1; rows count alike when None. A row of weight 0 is as none at all, so
+            that trainings on different parts of the data share one compilation.
 
     Returns:
         W [G, D, C], b [G, C], the largest gradient entry [G], iterations [G].
     """
     rows = meshes.round_up(len(labels), mesh)
+    if weights is None:
+        weights = np.full(len(labels), 1 / len(labels))
     padded = {
         "features": np.pad(features, [(0, rows - len(labels)), (0, 0)]),
         "labels": np.pad(labels, [(0, rows - len(labels))] + [(0, 0)] * (labels.ndim - 1)),
-        "weight": np.pad(np.full(len(labels), 1 / len(labels), np.float32), (0, rows - len(labels))),
+        "weight": np.pad(np.float32(weights), (0, rows - len(labels))),
     }
     with jax.set_mesh(mesh):
         data = meshes.split_rows(padded, mesh)
         solutions = _solve(data, np.asarray(regularisation, np.float32), classes, tolerance, max_iterations)
-    (weights, bias), gradient, iterations = meshes.to_host(solutions)
-    return weights, bias, gradient, iterations
+    (kernels, bias), gradient, iterations = meshes.to_host(solutions)
+    return kernels, bias, gradient, iterations
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
