@@ -1,0 +1,108 @@
+"""`bob pick` and `bob predict`: which backbone for these images, and the classifier that came of it."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from bob_jax.cli.command import add
+from bob_jax.errors import BobError
+from bob_jax.terminal import print_json, print_table
+
+
+def add_all(commands: Any) -> None:
+    """Adds the commands."""
+    words = "which backbone for your images, how sure, at what cost: from a folder to an answer (docs/pick.md)"
+    command = add(commands, "pick", _pick, words)
+    command.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="FOLDER",
+        help="images in class folders, or without classes, or a CSV with path,label (handwritten digits)",
+    )
+    command.add_argument("--budget", default="10m", metavar="TIME", help="how long it may take: 90s, 10m, 1h (10m)")
+    command.add_argument("--backbones", metavar="A,B,C", help="only these (all whose weights can be had)")
+    command.add_argument("--licence", metavar="A,B", help="only weights under one of these licences")
+    command.add_argument("--commercial", action="store_true", help="only weights that may be used commercially")
+    command.add_argument("--max-parameters", type=float, metavar="M", help="only up to this many million parameters")
+    command.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go (pick/NAME)")
+    command.add_argument("--save", type=Path, metavar="FILE", help="write the chosen backbone's probe, for bob predict")
+    command.add_argument("--json", action="store_true", help="print JSON, nothing rounded")
+    command = add(commands, "predict", _predict, "what images are, by a classifier that `bob pick --save` wrote")
+    command.add_argument("file", type=Path, metavar="FILE", help="of the classifier")
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files of images")
+    command.add_argument("--json", action="store_true", help="print JSON with the probabilities of all classes")
+
+
+def _pick(arguments: argparse.Namespace) -> int:
+    import jax
+
+    from bob_jax.cache import cache_dir
+    from bob_jax.pick import budget, candidates, drawing, images, run, table
+
+    clock = budget.Budget(budget.parse(arguments.budget))
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
+    found, left_out = candidates.candidates(
+        _listed(arguments.backbones),
+        licences=_listed(arguments.licence),
+        commercial=arguments.commercial,
+        max_parameters=arguments.max_parameters,
+    )
+    given = images.read(arguments.folder) if arguments.folder else images.embedded()
+    if arguments.save and not given.labelled:
+        raise BobError(f"--save {arguments.save}: {given.name} has no two classes, so there is nothing to save")
+    known = (*given.warnings, *left_out)
+    for line in known:
+        _say(f"note: {line}")
+    done = run.pick(given, found, left_out, clock, _say)
+    for line in done.answer.setting.warnings:
+        if line not in known:
+            _say(f"note: {line}")
+    folder = arguments.out or Path("pick") / (Path(given.name).stem or "images")
+    drawn = drawing.draw(done.answer, done.shown, folder)
+    if arguments.json:
+        print_json({**done.answer.plain(), "pictures": [str(file) for file in drawn]})
+    else:
+        for columns, rows in table.tables(done.answer):
+            print_table(columns, rows)
+        for line in done.answer.sentences():
+            print(line)
+    for file in drawn:
+        _say(f"drew {file}")
+    stopped = done.answer.setting.stopped
+    if arguments.save:
+        if done.classifier is None:
+            _say(f"{arguments.save} is not written: it was stopped before the probe was trained")
+        else:
+            done.classifier.save(arguments.save)
+            _say(f"wrote {arguments.save}: bob predict {arguments.save} IMAGE...")
+    return 130 if stopped else 0
+
+
+def _listed(text: str | None) -> list[str]:
+    return [name for name in (part.strip() for part in (text or "").split(",")) if name]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from bob_jax.data.decode import CorruptImage
+    from bob_jax.pick.classifier import Classifier
+
+    classifier = Classifier.load(arguments.file)
+    guesses, unread = [], []
+    for image in arguments.images:
+        try:
+            guesses += classifier.predict([image])
+        except CorruptImage as error:
+            unread.append(str(error))
+    if arguments.json:
+        print_json(guesses)
+    else:
+        print_table(("image", "class", "probability"), [(g.image, g.label, f"{g.probability:.3f}") for g in guesses])
+    for line in unread:
+        _say(f"error: {line}")
+    return 2 if unread else 0

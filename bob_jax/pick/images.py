@@ -1,0 +1,289 @@
+"""A user's own images, labelled or not, as they come: class folders, a loose folder, a CSV; or the embedded digits.
+
+What can be gone on with is a warning, what cannot is an error. Nothing is decoded here but the heads of the files.
+"""
+
+import collections
+import csv
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bob_jax.data import digits
+from bob_jax.data.arrays import ArraySource
+from bob_jax.data.base import Example, Source
+from bob_jax.data.decode import FAILURES, decode_image
+from bob_jax.data.folder import EXTENSIONS, SPLIT_FOLDERS, images_below
+from bob_jax.errors import BobError
+
+NAMED = 3  # files that a warning names; of the others it gives the number
+FEWEST_UNLABELLED = 4
+PATH, LABEL = "path", "label"  # columns of a CSV
+HELD_BACK = "test"  # the split folder that nothing is chosen on
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """What there is to judge on.
+
+    Attributes:
+        name: what the answer calls it.
+        source: the images; labels are -1 where there are none.
+        classes: names in label order; empty without labels.
+        groups: [N] int; images of equal number are copies of each other, byte for byte.
+        test: images that the user has put aside in a folder `test`; None without one.
+        warnings: what was passed over, and what to beware of, one line each.
+        unread: files whose heads are no image's.
+    """
+
+    name: str
+    source: Source
+    classes: tuple[str, ...]
+    groups: np.ndarray
+    test: Source | None = None
+    warnings: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether classes can be told apart."""
+        return len(self.classes) > 1
+
+
+class Files:
+    """Image files anywhere, as a source."""
+
+    def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray):
+        """
+        Args:
+            root: that relative paths count from.
+            paths: of each image; they are the ids.
+            labels: [N] int32, -1 where there is none.
+        """
+        self.root, self.ids, self.labels = root, list(paths), labels.astype(np.int32)
+        held = "\n".join(f"{path}\t{size}" for path, size in zip(paths, map(self._stamp, paths), strict=True))
+        self.fingerprint = hashlib.sha256(f"{root}\n{held}".encode(errors="surrogateescape")).hexdigest()
+
+    def _stamp(self, path: str) -> str:
+        found = (self.root / path).stat()
+        return f"{found.st_size} {found.st_mtime_ns}"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads and decodes one image.
+
+        Raises:
+            CorruptImage: the file is no whole image, or is gone.
+        """
+        name = self.ids[index]
+        return {"image": decode_image(self.root / name, name), "label": int(self.labels[index]), "id": name}
+
+
+def embedded() -> Images:
+    """scikit-learn's handwritten digits: what is looked at when no folder is given."""
+    source = digits.everything()
+    hashes = [hashlib.sha256(image.tobytes()).digest() for image in source.images]
+    return Images("digits", source, digits.CLASSES, _numbered(hashes))
+
+
+def from_arrays(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Images:
+    """Images that are in memory.
+
+    Args:
+        name: what the answer calls them.
+        images: [N, H, W, 3] uint8.
+        labels: [N] int, -1 where there is none.
+        classes: names in label order.
+    """
+    hashes = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    return Images(name, ArraySource(images, labels), tuple(classes), _numbered(hashes))
+
+
+def read(place: Path) -> Images:
+    """The images of a folder, or of a CSV with the columns path and label.
+
+    Raises:
+        BobError: nothing there, or too little of it; says what to give.
+    """
+    place = place.expanduser()
+    if place.is_dir():
+        return _folder(place.resolve())
+    if place.is_file() and place.suffix.lower() in EXTENSIONS:
+        raise BobError(f"{place} is one image: nothing can be told from it, give a folder of them")
+    if place.is_file():
+        return _csv(place.resolve())
+    raise BobError(f"no folder {place}: give one that holds CLASS/*.jpg or *.jpg, or a CSV with the columns path,label")
+
+
+def _folder(root: Path) -> Images:
+    splits = {
+        split: name for split, names in SPLIT_FOLDERS.items() for name in names if (root / name).is_dir()
+    }  # fmt: skip
+    if "train" not in splits:
+        return _judged(str(root), root, *_class_folders(root, ""), [])
+    rows, warnings = [], []
+    for split in ("train", "validation"):
+        if split in splits:
+            found, said = _class_folders(root, splits[split])
+            rows += found
+            warnings += said
+    held, said = _class_folders(root, splits[HELD_BACK]) if HELD_BACK in splits else ([], [])
+    return _judged(str(root), root, rows, warnings + said, held)
+
+
+Row = tuple[str, str | None]  # path, class
+
+
+def _class_folders(root: Path, below: str) -> tuple[list[Row], list[str]]:
+    """Images below a folder: those of its folders with their classes, those in itself without."""
+    top = root / below
+    folders = sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    prefix = f"{below}/" if below else ""
+    rows: list[Row] = []
+    warnings = []
+    for name in folders:
+        found: list[Row] = [(prefix + path, name) for path, _ in images_below(top, name)]
+        if not found:
+            warnings.append(f"no image in {prefix}{name}: the folder is passed over")
+        rows += found
+    loose = sorted(
+        entry.name
+        for entry in top.iterdir()
+        if entry.is_file() and entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
+    )
+    return rows + [(prefix + name, None) for name in loose], warnings
+
+
+def _csv(file: Path) -> Images:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.DictReader(text)
+            columns, lines = list(reader.fieldnames or []), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BobError(f"{file} is no CSV ({error}): give a folder of images, or a CSV with path,label") from error
+    if PATH not in columns or (LABEL not in columns and len(columns) > 1):
+        wanted = PATH if PATH not in columns else LABEL
+        raise BobError(
+            f"{file} has no column '{wanted}', only {', '.join(columns) or 'nothing'}: its first line must be "
+            f"'{PATH},{LABEL}', or '{PATH}' alone for images without labels"
+        )
+    rows: dict[str, str | None] = {}
+    missing, twice = [], []
+    for line in lines:
+        path, label = (line[PATH] or "").strip(), (line.get(LABEL) or "").strip() or None
+        if not path:
+            continue
+        if not (file.parent / path).is_file():
+            missing.append(path)
+        elif path in rows:
+            twice += [path] * (rows[path] != label)
+        else:
+            rows[path] = label
+    if missing and not rows:
+        raise BobError(f"none of the {len(missing)} files of {file} is there, first {missing[0]}: paths count from it")
+    warnings = []
+    if missing:
+        warnings.append(f"left out, since not there: {_some(missing, 'file')}")
+    if twice:
+        warnings.append(f"of two labels the first one counts: {_some(twice, 'file')}")
+    return _judged(str(file), file.parent, list(rows.items()), warnings, [])
+
+
+def _judged(name: str, root: Path, rows: list[Row], warnings: list[str], held: list[Row]) -> Images:
+    """The images that can be judged on, of all that were found."""
+    if not rows:
+        raise BobError(f"no image in {name}: add some ({', '.join(sorted(EXTENSIONS))})")
+    unread = [path for path, _ in (*rows, *held) if not _has_a_head(root / path)]
+    if unread:
+        warnings.append(f"left out, since unreadable: {_some(unread, 'file')}")
+        bad = set(unread)
+        rows, held = ([row for row in part if row[0] not in bad] for part in (rows, held))
+    if not rows:
+        raise BobError(f"none of the {len(unread)} images in {name} can be read, first {unread[0]}")
+    if len(rows) == 1:
+        raise BobError(f"{name} holds 1 image, {rows[0][0]}: nothing can be told from it, give several of each class")
+    classes = sorted({label for _, label in rows if label is not None})
+    bare = [path for path, label in rows if label is None]
+    if len(classes) == 1:
+        warnings.append(f"all labels say '{classes[0]}': one class tells nothing, the images count as unlabelled")
+        rows = [(path, None) for path, _ in rows]
+    elif classes and bare:
+        warnings.append(f"left out of the judgement, since without a label: {_some(bare, 'image')}")
+        rows = [row for row in rows if row[1] is not None]
+    return _whole(name, root, rows, classes if len(classes) > 1 else [], warnings, held, tuple(unread))
+
+
+def _whole(
+    name: str,
+    root: Path,
+    rows: list[Row],
+    classes: list[str],
+    warnings: list[str],
+    held: list[Row],
+    unread: tuple[str, ...],
+) -> Images:
+    number = {label: i for i, label in enumerate(classes)}
+    if classes:
+        counts = collections.Counter(label for _, label in rows)
+        if max(counts.values()) < 2:
+            raise BobError(f"each class of {name} has 1 image: nothing is left to judge on, give 2 or more of each")
+        single = sorted(str(label) for label, count in counts.items() if count == 1)
+        if single:
+            warnings.append(f"learned but not judged, since of 1 image: {_some(single, 'class')}")
+        few = min(count for count in counts.values() if count > 1)
+        if few < 10:
+            warnings.append(
+                f"the smallest class has {few} images: scores of so few say little, and the intervals show it; "
+                "20 of each class say more"
+            )
+    elif len(rows) < FEWEST_UNLABELLED:
+        raise BobError(f"{name} holds {len(rows)} images without labels: give {FEWEST_UNLABELLED} or more")
+    source = _files(root, rows, number)
+    strange = sorted({str(label) for _, label in held if label not in number})
+    if held and classes and strange:
+        warnings.append(f"left out of the test folder, since not among the others: {_some(strange, 'class')}")
+    held = [row for row in held if row[1] in number]
+    test = _files(root, held, number) if held and classes else None
+    return Images(name, source, tuple(classes), _copies(source), test, tuple(warnings), unread)
+
+
+def _files(root: Path, rows: list[Row], number: dict[str, int]) -> Files:
+    labels = [-1 if label is None else number.get(label, -1) for _, label in rows]
+    return Files(root, [path for path, _ in rows], np.array(labels, np.int32))
+
+
+def _has_a_head(path: Path) -> bool:
+    """Whether a file begins as an image does; that it is whole is seen when it is decoded."""
+    try:
+        with Image.open(path):
+            return True
+    except FAILURES:
+        return False
+
+
+def _copies(source: Files) -> np.ndarray:
+    """[N] number of each image's content; only files of equal size are read."""
+    sizes = [(source.root / path).stat().st_size for path in source.ids]
+    often = collections.Counter(sizes)
+    return _numbered(
+        hashlib.sha256((source.root / path).read_bytes()).digest() if often[size] > 1 else path.encode(errors="replace")
+        for path, size in zip(source.ids, sizes, strict=True)
+    )
+
+
+def _numbered(keys: Iterable[bytes]) -> np.ndarray:
+    seen: dict[bytes, int] = {}
+    return np.array([seen.setdefault(key, len(seen)) for key in keys], np.int64)
+
+
+def _some(names: Sequence[str], kind: str) -> str:
+    """ "4 files (a.jpg, b.jpg, c.jpg and 1 more)"."""
+    several = {"class": "classes"}.get(kind, f"{kind}s") if len(names) > 1 else kind
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{len(names)} {several} ({', '.join(names[:NAMED])}{more})"
