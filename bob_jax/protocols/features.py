@@ -81,11 +81,11 @@ def extract(
     return rows
 
 
-<<<<<<< Updated upstream
 def _all_agree(known: bool) -> bool:
     """Whether all hosts have them: each may have a cache of its own, and none can run the backbone by itself."""
     return known if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(known)).all())
-=======
+
+
 def working_memory(competitor: Competitor, mesh: jax.sharding.Mesh, batch_size: int) -> int | None:
     """Bytes on each device while a batch goes through: weights, images and what lies between, by the compiler's count.
 
@@ -111,7 +111,6 @@ def working_memory(competitor: Competitor, mesh: jax.sharding.Mesh, batch_size: 
     if counted is None:
         return None
     return int(counted.argument_size_in_bytes + counted.output_size_in_bytes + counted.temp_size_in_bytes)
->>>>>>> Stashed changes
 
 
 @functools.lru_cache(maxsize=4)
