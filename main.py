@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from bob_jax import grid
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
-from bob_jax.launch import config_file, local
+from bob_jax.launch import cluster, config_file, local
 from bob_jax.training.preemption import Preempted
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -21,6 +21,10 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 RESULTS = flags.DEFINE_string("results", None, "Folder of the records; the config's `results` by default.")
 LIMIT = flags.DEFINE_integer("limit", None, "Use only this many examples of each split.", lower_bound=1)
+LAUNCHER = flags.DEFINE_enum(
+    "launcher", "local", ["local", "ray"], "Cells in this process, or on the machines of a Ray cluster (docs/ray.md)."
+)
+RAY_ADDRESS = flags.DEFINE_string("ray_address", None, "The cluster to join; $RAY_ADDRESS, else Ray is started here.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the cells and stop.")
 
 
@@ -38,9 +42,13 @@ def main(_: list[str]) -> int:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
     config = CONFIG.value
     config_file.adjust(config, RESULTS.value, LIMIT.value)
+    if RAY_ADDRESS.value and LAUNCHER.value != "ray":
+        raise BobError("--ray_address is of --launcher=ray: give both")
     cells = grid.cells(config)
     if DRY_RUN.value:
         return local.show(cells, config)
+    if LAUNCHER.value == "ray":
+        return cluster.run(cells, config, RAY_ADDRESS.value)
     return local.run(cells, config)
 
 
@@ -49,7 +57,8 @@ def command() -> None:
     try:
         app.run(main, flags_parser=parse)
     except Preempted as stop:
-        print(f"stopped on request after step {stop.step}: the same command goes on from there", file=sys.stderr)
+        after = "" if stop.step is None else f" after step {stop.step}"
+        print(f"stopped on request{after}: the same command goes on from there", file=sys.stderr)
         raise
     except BobError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What a run tells: metrics as JSON lines in a file, and a progress bar, or plain lines where no terminal is."""
 
 import datetime
+import functools
 import json
 import sys
 from collections.abc import Mapping
@@ -52,6 +53,14 @@ def _step_of(line: str) -> float:
 HIDDEN = ("step", "steps_per_second")  # said in other words
 
 
+@functools.cache
+def console() -> Any:
+    """The one console of all that is live: what stands on the same one stands below each other."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
 class Progress:
     """How far a run is: a bar with rate and time left on a terminal, else a line per report; process 0 alone."""
 
@@ -64,7 +73,6 @@ class Progress:
     def __enter__(self) -> Self:
         if self._shown and sys.stderr.isatty():
             from rich import progress
-            from rich.console import Console
 
             columns = (
                 progress.TextColumn("{task.description}"),
@@ -73,7 +81,7 @@ class Progress:
                 progress.TextColumn("{task.fields[rate]} {task.fields[metrics]}"),
                 progress.TimeRemainingColumn(),
             )
-            self._bar = progress.Progress(*columns, console=Console(stderr=True))
+            self._bar = progress.Progress(*columns, console=console())
             self._bar.start()
             self._task = self._bar.add_task(
                 self._description, total=self._total, completed=self._start, rate="", metrics=""

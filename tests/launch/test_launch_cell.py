@@ -6,7 +6,7 @@ import pytest
 from bob_jax import grid
 from bob_jax.data import duplicates
 from bob_jax.launch import cell as single
-from bob_jax.launch import local
+from bob_jax.launch import local, settle
 from bob_jax.results.store import Store
 from configs import digits
 
@@ -65,6 +65,7 @@ def test_a_head_that_failed_fails_what_judges_it_in_one_line(cache, tmp_path, mo
     def fail(*_):
         raise RuntimeError("no memory")
 
+    monkeypatch.setattr(settle, "PAUSE", 0.0)
     monkeypatch.setattr(LinearProbe, "run", fail)
     config = digits.get_config("resnet10_nano_glyphs,protocol=ood,dataset=digits_c")
     config.results = str(tmp_path)

@@ -8,7 +8,7 @@ from synthetic_records import simulate
 
 from bob_jax import grid
 from bob_jax.launch import cell as single
-from bob_jax.launch import local
+from bob_jax.launch import local, settle
 from bob_jax.results.store import Store
 from configs import digits, gauntlet
 
@@ -55,16 +55,16 @@ def test_a_record_says_what_was_expected_of_its_cell(ran, tmp_path):
     config = digits.get_config("vit_nano8_random,protocol=knn+linear_probe,dataset=digits")
     config.results = str(tmp_path)
     cells = grid.cells(config)
-    foreseen = {cell.protocol_name: one for cell, one in local.expected(cells, config).items()}
+    foreseen = {cell.protocol_name: one for cell, one in settle.expected(cells, config, "cpu").items()}
     assert local.run(cells, config) == 0
     told = {record.cell.protocol: record.estimate for record in Store(tmp_path).read_all()}
     assert told == foreseen
     assert (told["knn"].source, told["knn"].passes, told["knn"].shared) == ("table", 1797, 0)
     assert (told["linear_probe"].passes, told["linear_probe"].shared) == (0, 1797)  # the features are knn's
     assert told["knn"].seconds > told["linear_probe"].seconds
-    assert local.expected(cells, config) == {}  # all done
+    assert settle.expected(cells, config, "cpu") == {}  # all done
     config.seeds = (1,)
-    again = local.expected(grid.cells(config), config)
+    again = settle.expected(grid.cells(config), config, "cpu")
     device_seconds = {
         record.cell.protocol: record.cost.wall_seconds * record.environment.device_count
         for record in Store(tmp_path).read_all()
@@ -99,7 +99,7 @@ def test_a_head_that_another_benchmark_has_trained_is_taken_over(ran, tmp_path):
         ("digits", "linear_probe"),
         ("digits", "adversarial_linear_probe"),
     ]
-    told = list(local.expected(cells, chosen).values())
+    told = list(settle.expected(cells, chosen, "cpu").values())
     assert told[0].seconds > 0 and (told[1].seconds, told[1].passes) == (0, 0)
     assert local.run(cells, chosen) == 0
     assert [(cell.benchmark, cell.protocol_name) for cell in ran] == [
@@ -114,17 +114,17 @@ def test_a_head_that_another_benchmark_has_trained_is_taken_over(ran, tmp_path):
     np.testing.assert_array_equal(digits_.weights(copied.cell.id)["head.kernel"], WEIGHTS["head.kernel"])
     assert list(digits_.per_example(copied.cell.id)["id"]) == list(plain.per_example(trained.cell.id)["id"])
     assert local.run(cells, chosen) == 0 and len(ran) == 2
-    assert local.expected(cells, chosen) == {}
+    assert settle.expected(cells, chosen, "cpu") == {}
 
 
 def test_what_another_benchmark_has_judged_is_done_for_the_plan(ran, tmp_path):
     chosen = gauntlet_with_twins(tmp_path)
     cells = grid.cells(chosen)
     assert local.run(cells[:1], chosen) == 0  # alone, so that its weights were not kept
-    assert [cell.benchmark for cell in local.expected(cells, chosen)] == ["another", "digits", "digits"]
+    assert [cell.benchmark for cell in settle.expected(cells, chosen, "cpu")] == ["another", "digits", "digits"]
     chosen.keep_weights = True
     assert local.run(cells[:1], chosen) == 0
     chosen.keep_weights = False
-    assert [cell.protocol_name for cell in local.expected(cells, chosen)] == ["adversarial_linear_probe"]
+    assert [cell.protocol_name for cell in settle.expected(cells, chosen, "cpu")] == ["adversarial_linear_probe"]
     chosen.parts.digits.heads.linear_probe.tolerance = 1e-3  # another head: nothing is taken over
-    assert [cell.benchmark for cell in local.expected(grid.cells(chosen), chosen)] == ["digits", "digits"]
+    assert [cell.benchmark for cell in settle.expected(grid.cells(chosen), chosen, "cpu")] == ["digits", "digits"]
