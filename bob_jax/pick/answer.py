@@ -183,8 +183,10 @@ def _how_sure(choice: Choice) -> list[str]:
             f"{ahead:.1f} points ahead"
         )
         lines.append(f"How sure: {names(tied)} cannot be told apart on these images; {why}.")
+    elif len(choice.rows) > 1:
+        lines.append("How sure: all others that were tried are worse, by tests that err in 5 % of all cases at most.")
     else:
-        lines.append("How sure: all others that were tried are worse by a test that errs in 5 % at most.")
+        lines.append("How sure: nobody else was tried, so nothing is compared.")
     stopped = sorted(row.backbone for row in choice.rows if row.verdict == "no time")
     if stopped:
         lines.append(f"{names(stopped)} stopped for lack of time, not because they lost.")

@@ -52,7 +52,10 @@ def assign(labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray:
         members = generator.permutation(np.flatnonzero(kept == label))
         fold[members] = (start + np.arange(size)) % count if size > 1 else ALWAYS
         start += size  # small classes take turns, so that all folds are of one size
-    return fold[index.reshape(-1)]
+    found = fold[index.reshape(-1)]
+    names, counts = np.unique(labels, return_counts=True)
+    found[np.isin(labels, names[counts == 1])] = ALWAYS  # also where it is a copy of an image of another class
+    return found
 
 
 def repeats(images: int) -> int:

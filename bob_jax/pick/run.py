@@ -89,7 +89,8 @@ class _Look:
 
     def setting(self, more: Sequence[str]) -> Setting:
         unread = [name for name in self.bench.unread if name not in self.images.unread]
-        lost = [f"left out, since damaged: {len(unread)} images, first {unread[0]}"] if unread else []
+        many = "1 image" if len(unread) == 1 else f"{len(unread)} images"
+        lost = [f"left out, since damaged: {many}, first {unread[0]}"] if unread else []
         return Setting(
             self.images.name,
             len(self.images.source),

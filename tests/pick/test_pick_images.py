@@ -1,0 +1,169 @@
+"""What a user may give: folders, CSVs, and everything that is wrong with them; folds and orders of what was read."""
+
+import numpy as np
+import pytest
+from digit_folders import few_of_each, pixels, write
+
+from bob_jax.data.decode import CorruptImage
+from bob_jax.errors import BobError
+from bob_jax.pick import folds, images
+
+
+def test_class_folders_are_read(tmp_path):
+    found = images.read(write(tmp_path, few_of_each(12)))
+    assert found.classes == tuple("0123456789") and found.labelled
+    assert len(found.source) == 120 and found.warnings == () and found.test is None
+    example = found.source[3]
+    assert example["image"].shape == (8, 8, 3) and example["id"].startswith("0/") and example["label"] == 0
+
+
+def test_digits_are_there_without_a_folder():
+    found = images.embedded()
+    assert (len(found.source), found.name, len(found.classes)) == (1797, "digits", 10)
+
+
+def test_split_folders_put_the_test_images_aside(tmp_path):
+    write(tmp_path / "train", few_of_each(12))
+    write(tmp_path / "test", range(400, 430))
+    found = images.read(tmp_path)
+    assert len(found.source) == 120 and found.test is not None and len(found.test) == 30
+    assert all(name.startswith("train/") for name in found.source.ids)
+
+
+def test_a_loose_folder_has_no_labels(tmp_path):
+    found = images.read(write(tmp_path, range(20), classes=False))
+    assert not found.labelled and set(found.source.labels.tolist()) == {-1} and len(found.source) == 20
+
+
+def test_a_csv_names_files_and_labels(tmp_path):
+    write(tmp_path / "in", range(40), classes=False)
+    lines = [f"in/{i}.png,{'even' if i % 2 == 0 else 'odd'}" for i in range(40)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, "in/gone.png,odd", "in/39.png,even"]))
+    found = images.read(tmp_path / "list.csv")
+    assert found.classes == ("even", "odd") and found.source.labels.tolist() == [0, 1] * 20
+    assert found.warnings == (
+        "left out, since not there: 1 file (in/gone.png)",
+        "of two labels the first one counts: 1 file (in/39.png)",
+    )
+    (tmp_path / "bare.csv").write_text("path\n" + "\n".join(f"in/{i}.png" for i in range(5)))
+    assert not images.read(tmp_path / "bare.csv").labelled
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,label\na.png,x\n", "has no column 'path', only file, label"),
+        ("path,kind\na.png,x\n", "has no column 'label', only path, kind"),
+        ("path,label\ngone.png,x\n", "none of the 1 files of"),
+        ("", "has no column 'path', only nothing"),
+        ("path,label\n", "no image in"),
+    ],
+)
+def test_a_csv_that_is_wrong_says_in_what(tmp_path, text, words):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(BobError, match=words):
+        images.read(tmp_path / "list.csv")
+
+
+def test_bytes_are_no_csv(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(BobError, match="is no CSV"):
+        images.read(tmp_path / "list.csv")
+
+
+def test_what_cannot_be_read_is_named_and_counted(tmp_path):
+    write(tmp_path, few_of_each(12))
+    for name in ("a.png", "b.jpg", "c.png", "d.png"):
+        (tmp_path / "3" / name).write_bytes(b"no image")
+    whole = (tmp_path / "4" / "4.png").read_bytes()
+    (tmp_path / "4" / "half.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty").mkdir()
+    found = images.read(tmp_path)
+    assert found.warnings == (
+        "no image in empty: the folder is passed over",
+        "left out, since unreadable: 4 files (3/a.png, 3/b.jpg, 3/c.png and 1 more)",
+    )
+    half = found.source.ids.index("4/half.png")  # its head is an image's: only decoding finds out
+    with pytest.raises(CorruptImage, match="half"):
+        found.source[half]
+
+
+def test_labelled_and_unlabelled_together(tmp_path):
+    write(tmp_path, few_of_each(12))
+    write(tmp_path, range(300, 302), classes=False)
+    found = images.read(tmp_path)
+    assert len(found.source) == 120
+    assert found.warnings == ("left out of the judgement, since without a label: 2 images (300.png, 301.png)",)
+
+
+def test_one_class_tells_nothing(tmp_path):
+    _, labels = pixels()
+    found = images.read(write(tmp_path, [int(i) for i in np.flatnonzero(labels == 7)[:9]]))
+    assert not found.labelled and "all labels say '7'" in found.warnings[0]
+
+
+def test_three_of_each_class_go_on_with_a_warning(tmp_path):
+    found = images.read(write(tmp_path, few_of_each(3)))
+    assert found.labelled and "the smallest class has 3 images" in found.warnings[0]
+
+
+def test_a_class_of_one_image_is_named(tmp_path):
+    write(tmp_path, few_of_each(12))
+    write(tmp_path / "tenth", [0], classes=False)  # a copy of an image of another class
+    found = images.read(tmp_path)
+    assert "learned but not judged, since of 1 image: 1 class (tenth)" in found.warnings
+    fold = folds.assign(found.source.labels, found.groups)
+    assert np.flatnonzero(fold == folds.ALWAYS).tolist() == [found.source.ids.index("tenth/0.png")]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: folder / "nowhere", "no folder"),
+        (lambda folder: folder, "no image in"),
+        (lambda folder: write(folder, [0]), "holds 1 image, 0/0.png"),
+        (lambda folder: write(folder, [0]) / "0" / "0.png", "is one image"),
+        (lambda folder: write(folder, few_of_each(1)), "each class of .* has 1 image"),
+        (lambda folder: write(folder, range(3), classes=False), "holds 3 images without labels: give 4"),
+    ],
+)
+def test_too_little_is_one_line(tmp_path, make, words):
+    with pytest.raises(BobError, match=words) as caught:
+        images.read(make(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_only_unreadable_files(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(b"")
+    with pytest.raises(BobError, match=r"none of the 1 images in .* can be read, first a/x\.png"):
+        images.read(tmp_path)
+
+
+def test_the_order_is_stratified_at_every_beginning():
+    labels = np.repeat([0, 1, 2], [600, 300, 30])
+    order = folds.order(labels)
+    assert sorted(order.tolist()) == list(range(930))
+    for size in (31, 93, 310, 620):
+        share = np.bincount(labels[order[:size]], minlength=3) / size
+        np.testing.assert_allclose(share, [600 / 930, 300 / 930, 30 / 930], atol=4 / size)
+    assert np.bincount(labels[order[:6]]).tolist() == [2, 2, 2]
+
+
+def test_folds_are_stratified_and_copies_stay_together():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 4, 200)
+    groups = np.arange(200)
+    twins = np.flatnonzero(labels == 2)[:10]
+    groups[twins] = twins[0]
+    fold = folds.assign(labels, groups)
+    assert len(set(fold[twins].tolist())) == 1
+    for label in (0, 1, 3):
+        counts = np.bincount(fold[labels == label], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    assert not np.array_equal(fold, folds.assign(labels, groups, seed=1))
+    assert folds.assign(np.repeat([0, 1], 3), np.arange(6)).max() == 2  # three of each: three folds
+
+
+def test_few_images_are_judged_more_often():
+    assert [folds.repeats(n) for n in (10, 60, 100, 200, 5000)] == [5, 4, 2, 1, 1]
