@@ -28,6 +28,7 @@ from bob_jax.protocols.published_head import PublishedHead
 from bob_jax.protocols.retrieval import Retrieval
 from bob_jax.protocols.transferability import Transferability
 from bob_jax.protocols.zero_shot import ZeroShot
+from bob_jax.results.files import located
 from bob_jax.results.record import cell_id
 
 PROTOCOLS: dict[str, type[Protocol]] = {
@@ -131,7 +132,7 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
 
 def folder(config: Mapping[str, Any], benchmark: str) -> Path:
     """Where the records of a benchmark go: with parts, a folder for each, the one it has when it runs alone."""
-    results = Path(config["results"])
+    results = located(config["results"])
     return results / benchmark if "parts" in config else results
 
 

@@ -150,7 +150,7 @@ def _add_reproduce(commands: Any) -> None:
 def _add_detect(commands: Any) -> None:
     command = add(commands, "detect", _detect, "draw what a trained detector finds in a picture: boxes and masks")
     command.add_argument("image", type=Path, help="file of the picture")
-    command.add_argument("--run", dest="folder", type=Path, default="results", help="folder of the run (results)")
+    command.add_argument("--run", dest="folder", default="results", help="folder of the run (results)")
     command.add_argument("--cell", help="the cell whose detector is taken (the one with the highest score)")
     command.add_argument("--threshold", type=float, default=0.5, metavar="SCORE", help="least score (0.5)")
     command.add_argument("--out", type=Path, metavar="FILE", help="file of the drawing (IMAGE.detections.png)")

@@ -35,12 +35,12 @@ def _add_results(commands: Any) -> None:
 def _add_results_of_several(commands: Any) -> None:
     words = "copy all cells of several folders to one; exit code 1 where a cell has two records (docs/report.md)"
     command = add(commands, "results merge", _results_merge, words)
-    command.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of records; the first counts first")
-    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to; what is there stays")
+    command.add_argument("folders", nargs="+", metavar="FOLDER", help="of records; the first counts first")
+    command.add_argument("--out", required=True, metavar="FOLDER", help="where to; what is there stays")
     words = "cells that only one of two folders has, and scores that differ (exit code 1)"
     command = add(commands, "results diff", _results_diff, words)
-    command.add_argument("first", type=Path, help="folder of records, or of such folders")
-    command.add_argument("second", type=Path, help="another")
+    command.add_argument("first", help="folder of records, or of such folders")
+    command.add_argument("second", help="another")
     command.add_argument("--json", action="store_true", help="print JSON, nothing rounded")
     command = add(commands, "results export", _results_export, "every record in one JSON or CSV, nothing rounded")
     command.add_argument("folder", nargs="?", default="results", help="folder of records, or of such folders (results)")
@@ -96,9 +96,10 @@ def _results(arguments: argparse.Namespace) -> int:
 
 def _results_merge(arguments: argparse.Namespace) -> int:
     from bob_jax.results import merge
+    from bob_jax.results.files import located
     from bob_jax.results.ranking.settings import counted
 
-    done = merge.merge(arguments.folders, arguments.out)
+    done = merge.merge([located(folder) for folder in arguments.folders], located(arguments.out))
     for folder, count in done.cells.items():
         print(f"{folder}: {counted(count, 'cell')} new in {arguments.out}")
     for conflict in done.conflicts:
@@ -111,9 +112,10 @@ def _results_merge(arguments: argparse.Namespace) -> int:
 
 def _results_diff(arguments: argparse.Namespace) -> int:
     from bob_jax.results import merge
+    from bob_jax.results.files import located
     from bob_jax.results.ranking.settings import counted
 
-    found = merge.compare(arguments.first, arguments.second)
+    found = merge.compare(located(arguments.first), located(arguments.second))
     if arguments.json:
         print_json(found)
         return 0 if found.same else 1

@@ -27,7 +27,7 @@ from bob_jax.launch.chains import chains
 from bob_jax.launch.settle import Outcome
 from bob_jax.launch.worker import Worker
 from bob_jax.results import record
-from bob_jax.results.files import write_whole
+from bob_jax.results.files import absolute, write_whole
 from bob_jax.results.store import Store
 from bob_jax.training.preemption import SIGNALS, Preempted
 
@@ -91,7 +91,7 @@ def _joined(address: str | None) -> Any:
 @contextlib.contextmanager
 def _mark(config: Mapping[str, Any]) -> Iterator[Any]:
     """A file in the results folder by which workers know that they see the same one."""
-    path = Store(config["results"]).folder.absolute() / f".{secrets.token_hex(8)}.tmp"
+    path = absolute(Store(config["results"]).folder) / f".{secrets.token_hex(8)}.tmp"
     write_whole(path, b"")
     try:
         yield path

@@ -1,5 +1,6 @@
 """A picture through a detector that a run has trained."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ class Seen(NamedTuple):
     objects: list[dict[str, Any]]
 
 
-def detect(image: Path, run: Path, *, cell: str | None, threshold: float, out: Path) -> Seen:
+def detect(image: Path, run: str | os.PathLike[str], *, cell: str | None, threshold: float, out: Path) -> Seen:
     """Draws boxes and masks on a picture.
 
     Args:
@@ -69,7 +70,7 @@ def detect(image: Path, run: Path, *, cell: str | None, threshold: float, out: P
     return Seen(record.cell.id, out, objects)
 
 
-def _detector_of(run: Path, cell: str | None) -> tuple[Store, Record]:
+def _detector_of(run: str | os.PathLike[str], cell: str | None) -> tuple[Store, Record]:
     """The store and the record of the cell asked for, or of the best."""
     trained = {
         record.cell.id: (store, record)

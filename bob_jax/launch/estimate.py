@@ -18,6 +18,7 @@ from bob_jax import grid
 from bob_jax.backbones import flops
 from bob_jax.grid import Cell
 from bob_jax.launch import devices, work
+from bob_jax.results.files import located
 from bob_jax.results.record import Estimate, Record
 from bob_jax.results.store import Store, stores_in
 
@@ -96,7 +97,7 @@ def outlook(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> Ou
     Raises:
         BobError: a record that cannot be read.
     """
-    root, top = Path(config["data"]["root"]) if config["data"]["root"] else None, Path(config["results"])
+    root, top = Path(config["data"]["root"]) if config["data"]["root"] else None, located(config["results"])
     records = [record for store in stores_in(top) for record in store.read_all()] if top.is_dir() else []
     done, seen = _found(cells, config)
     count = functools.cache(work.sizes)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import shutil
 import sys
 import traceback
@@ -15,11 +16,13 @@ from filelock import FileLock, Timeout
 from jax.experimental import multihost_utils
 
 from bob_jax import grid
+from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
 from bob_jax.grid import Cell
 from bob_jax.launch import cell as single
 from bob_jax.launch import estimate, twins
 from bob_jax.results import record
+from bob_jax.results.files import in_bucket
 from bob_jax.results.store import Store
 
 ATTEMPTS = 3  # at a cell that dies; then it is recorded as failed
@@ -124,7 +127,11 @@ class Settler:
         return bool(multihost_utils.broadcast_one_to_all(np.array(there)))
 
     def _workdir(self, job: single.Job) -> Path:
-        return (self.store(job.cell.benchmark).folder / "work" / job.id).absolute()
+        """Where a cell keeps checkpoints and journals: beside the results, or here if these are in a bucket."""
+        folder = self.store(job.cell.benchmark).folder
+        if not in_bucket(folder):
+            return folder.absolute() / "work" / job.id
+        return cache_dir("work").absolute() / hashlib.sha256(str(folder).encode()).hexdigest()[:12] / job.id
 
     @contextlib.contextmanager
     def _alone(self, job: single.Job) -> Iterator[None]:

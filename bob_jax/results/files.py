@@ -1,18 +1,60 @@
-"""Writing files that appear whole or not at all."""
+"""Where files of results are, on this machine or in a bucket, and how they appear there: whole or not at all.
+
+A bucket's path is an `etils.epath.Path`, which does what `pathlib.Path` does. No folder is made in it and
+nothing renamed: an object appears when its upload is complete.
+"""
 
 import contextlib
+import importlib.util
+import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
-from bob_jax.errors import BobError
+from bob_jax.errors import BobError, unknown_name
+
+BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "az": ("adlfs", "azure")}  # the library, and our extra
+
+
+def located(folder: str | os.PathLike[str]) -> Path:
+    """The path of a folder, which may be in a bucket: "results", "gs://BUCKET/results".
+
+    Raises:
+        BobError: another kind of address, or the library of that kind of bucket is not installed.
+    """
+    text = os.fspath(folder)
+    scheme, is_address, _ = text.partition("://")
+    if not is_address:
+        return Path(text)
+    if scheme not in BUCKETS:
+        raise unknown_name("kind of bucket", f"{scheme}://", [f"{known}://" for known in BUCKETS])
+    library, extra = BUCKETS[scheme]
+    if importlib.util.find_spec(library) is None:
+        raise BobError(f"{text} is read and written by {library}: pip install 'bob_jax[{extra}]'")
+    os.environ.setdefault("EPATH_USE_TF", "0")  # else TensorFlow is loaded for it wherever there is one
+    from etils import epath
+
+    path: Any = epath.Path(text)
+    return cast(Path, path)
+
+
+def in_bucket(path: Path) -> bool:
+    """Whether a path is an address and not a place on this machine."""
+    return "://" in os.fspath(path)
+
+
+def absolute(path: Path) -> Path:
+    """The same place whatever the working folder is."""
+    return path if in_bucket(path) else path.absolute()
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file under a hidden temporary name, flushes it to disk, and renames it; its folder is made first.
+
+    In a bucket it is uploaded in one piece.
 
     Raises:
         BobError: it cannot be written; no new file is left, and an older one stays as it was.
@@ -34,6 +76,12 @@ def copy_whole(source: Path, path: Path) -> None:
 
 
 def _appear(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    if in_bucket(path):
+        content = io.BytesIO()
+        write(content)  # all of it before the upload begins: what breaks off here leaves no object
+        with unreachable(f"cannot write {path}"):
+            path.write_bytes(content.getvalue())
+        return
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +99,20 @@ def _appear(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise BobError(
             f"cannot write {path}: {error.strerror or error}; free space there or give another folder"
         ) from error
+
+
+@contextlib.contextmanager
+def unreachable(what: str) -> Iterator[None]:
+    """Whatever a bucket's library says of credentials, names or the network, in exceptions of its own, as one line.
+
+    Raises:
+        BobError: something was raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise BobError(f"{what}: {told}") from error
 
 
 def _sync(folder: Path) -> None:

@@ -23,7 +23,7 @@ import safetensors.numpy
 from PIL import Image
 
 from bob_jax.errors import BobError
-from bob_jax.results.files import copy_whole, write_whole
+from bob_jax.results.files import copy_whole, in_bucket, located, unreachable, write_whole
 from bob_jax.results.record import Cell, Failure, Record, failure_from_json, record_from_json, to_json
 
 FAILED = ".failed.json"
@@ -33,11 +33,14 @@ class Store:
     """A results folder; it is made at the first write.
 
     Args:
-        folder: where the files are.
+        folder: where the files are; may be in a bucket, "gs://BUCKET/results".
+
+    Raises:
+        BobError: as `located`.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
-        self.folder = Path(folder)
+        self.folder = located(folder)
 
     def exists(self, cell_id: str) -> bool:
         """Whether the cell has a record, and need not run."""
@@ -126,7 +129,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BobError(
@@ -143,7 +146,7 @@ class Store:
         if not path.exists():
             raise BobError(f"no weights at {path}: run the cell with --config.keep_weights=True")
         try:
-            return safetensors.numpy.load_file(path)
+            return safetensors.numpy.load(path.read_bytes()) if in_bucket(path) else safetensors.numpy.load_file(path)
         except (OSError, safetensors.SafetensorError) as error:
             raise BobError(f"{path}: cannot be read ({error}): delete it to train the cell again") from error
 
@@ -210,8 +213,10 @@ def stores_in(folder: str | os.PathLike[str]) -> list[Store]:
     Raises:
         BobError: the folder does not exist.
     """
-    top = Path(folder)
-    if not top.is_dir():
+    top = located(folder)
+    with unreachable(f"cannot read {top}") if in_bucket(top) else contextlib.nullcontext():
+        there = top.is_dir()
+    if not there:
         raise BobError(f"no results folder '{top}': `python main.py --config=configs/digits.py` makes one")
     return [Store(top), *(Store(inner) for inner in sorted({path.parent for path in top.glob("*/*.json")}))]
 

@@ -220,7 +220,7 @@ def _pictures(records: Sequence[Record], picture: Callable[[str, str], Path]) ->
 
 def _address(path: Path) -> str:
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(path.read_bytes())) as picture:
             small = picture.convert("RGB")
     except OSError as error:
         raise BobError(f"{path}: not a picture ({error}): delete it, or run its cell again") from error
