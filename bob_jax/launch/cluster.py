@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -80,21 +82,24 @@ def _joined(address: str | None) -> Any:
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     try:
+        if host := re.fullmatch(r"([^:/]+):(\d+)", where):  # Ray itself would try for minutes
+            socket.create_connection((host[1], int(host[2])), timeout=10).close()
         # Workers' output stays in Ray's log files: what counts of it comes back with each cell.
         ray.init(where, log_to_driver=False, logging_level=logging.ERROR, **(own if where == "local" else {}))
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         what = "start Ray here" if where == "local" else f"join the Ray cluster at {where}"
-        raise BobError(f"cannot {what}: {str(error).strip().splitlines()[0]}") from error
+        told = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        raise BobError(f"cannot {what}: {told}") from error
     return ray
 
 
 @contextlib.contextmanager
-def _mark(config: Mapping[str, Any]) -> Iterator[Any]:
+def _mark(config: Mapping[str, Any]) -> Iterator[str]:
     """A file in the results folder by which workers know that they see the same one."""
     path = absolute(Store(config["results"]).folder) / f".{secrets.token_hex(8)}.tmp"
     write_whole(path, b"")
     try:
-        yield path
+        yield str(path)
     finally:
         path.unlink(missing_ok=True)
 
@@ -156,7 +161,7 @@ class _Machine:
 class _Driver:
     """The loop: see who is there, give work to the idle, hear what became of it."""
 
-    def __init__(self, ray: Any, cells: Sequence[Cell], config: Mapping[str, Any], mark: Any, board: Board):
+    def __init__(self, ray: Any, cells: Sequence[Cell], config: Mapping[str, Any], mark: str, board: Board):
         self._ray, self._cells, self._config, self._board = ray, cells, config, board
         self._expected: dict[str, dict[Cell, record.Estimate]] = {}  # by kind of device
         arguments = (config, grid.sources(cells, config), Path.cwd(), mark)
@@ -258,13 +263,14 @@ class _Driver:
                 self._board.expect(self._expected[kind])
             self._board.join(machine.name, answer.device_count, kind)
             return
-        outcome = Outcome("failed", str(answer), lasting=isinstance(answer, BobError))
+        outcome = Outcome("failed", str(answer).strip().splitlines()[-1], lasting=isinstance(answer, BobError))
         machine.starts += 1
         pause = settle.pause(outcome, machine.starts)
         self._retire(machine)
         if pause is None:
             machine.unfit = outcome.line
-            self._board.warn(f"error: nothing can be judged on {machine.name}: {outcome.line}")
+            if len(self._machines) > 1:
+                self._board.warn(f"error: nothing can be judged on {machine.name}: {outcome.line}")
         else:
             machine.not_before = time.monotonic() + pause
 

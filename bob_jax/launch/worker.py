@@ -13,6 +13,7 @@ from bob_jax.grid import Cell
 from bob_jax.launch import cell as single
 from bob_jax.launch.settle import Outcome, Settler
 from bob_jax.results import record
+from bob_jax.results.files import located
 from bob_jax.training.mesh import make_mesh
 
 
@@ -23,23 +24,24 @@ class Worker:
         config: of the run.
         sources: as of `grid.sources`.
         folder: where the command was given; relative paths are meant from there.
-        mark: a file that the driver has put into the results folder.
+        mark: address of a file that the driver has put into the results folder.
     """
 
-    def __init__(self, config: Mapping[str, Any], sources: frozenset[Cell], folder: Path, mark: Path):
+    def __init__(self, config: Mapping[str, Any], sources: frozenset[Cell], folder: Path, mark: str):
         self._config, self._sources, self._folder, self._mark = config, sources, folder, mark
 
     def ready(self) -> record.Environment | BobError:
         """Finds devices and results folder: what there is, or why nothing can be judged here."""
-        if self._folder.is_dir():
-            os.chdir(self._folder)
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
-        if not self._mark.exists():
-            return BobError(
-                f"the results folder {self._mark.parent} is not the same there: give one that all machines share, or"
-                " a bucket (docs/ray.md)"
-            )
         try:
+            mark = located(self._mark)
+            if not mark.exists():
+                raise BobError(
+                    f"the results folder {mark.parent} is not the same there: give one that all machines share, or a"
+                    " bucket (docs/ray.md)"
+                )
+            if self._folder.is_dir():
+                os.chdir(self._folder)
+            jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
             self._settler = Settler(self._config, make_mesh(self._config["mesh"]["fsdp"]), self._sources)
         except BobError as error:
             return error

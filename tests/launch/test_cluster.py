@@ -13,6 +13,10 @@ import pytest
 from misbehaving import GOOD, KILLED_ONCE, RAISES, WAITS
 from running import ROOT, environment, run_main
 
+from bob_jax.errors import BobError
+from bob_jax.launch.worker import Worker
+from configs import digits
+
 HERE = Path(__file__).parent
 pytest.importorskip("ray")
 
@@ -183,16 +187,43 @@ def marked(name: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
+def test_what_no_machine_can_do_is_said_in_one_line(tmp_path):
+    env = environment(tmp_path / "cache")
+    env.pop("RAY_ADDRESS", None)
+    done = run_main(
+        "--config=configs/digits.py:vit_micro8_random,protocol=knn",
+        *("--config.mesh.fsdp=3", "--launcher=ray", f"--results={tmp_path / 'results'}"),
+        env=env,
+    )
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and said[0].startswith("error: no machine can judge a cell; ")
+    assert said[0].endswith("fsdp=3 does not divide the 1 devices of this run: choose a divisor of 1")
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_a_worker_that_sees_another_results_folder_judges_nothing(tmp_path):
+    config = digits.get_config("vit_micro8_random,protocol=knn")
+    answer = Worker(config, frozenset(), ROOT, str(tmp_path / "mark.tmp")).ready()
+    assert isinstance(answer, BobError) and "is not the same there: give one that all machines share" in str(answer)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--launcher=ray",), "--launcher=ray needs Ray: pip install 'bob_jax[ray]'"),
         (("--ray_address=auto",), "--ray_address is of --launcher=ray: give both"),
+        (
+            ("--launcher=ray", "--ray_address=127.0.0.1:9"),
+            "cannot join the Ray cluster at 127.0.0.1:9: Connection refused",
+        ),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(tmp_path, arguments, message):
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ray'] = None\n")
     env = environment(tmp_path / "cache", PYTHONPATH=str(tmp_path))
+    if "pip install" in message:
+        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ray'] = None\n")
     done = run_main("--config=configs/digits.py", *arguments, f"--results={tmp_path / 'results'}", env=env)
     assert done.returncode == 2
     assert done.stderr == f"error: {message}\n"
