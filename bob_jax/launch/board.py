@@ -53,7 +53,7 @@ class Board:
         if self._shown and sys.stdout.isatty() and sys.stderr.isatty():
             from rich.live import Live
 
-            self._live = Live(console=console(), get_renderable=self.table, refresh_per_second=2)
+            self._live = Live(console=console(), get_renderable=self.table, refresh_per_second=2, transient=True)
             self._live.start()
         return self
 
@@ -135,20 +135,16 @@ class Board:
     def table(self) -> Any:
         """The live table: a row for each machine, the score below."""
         from rich import box
+        from rich.console import Group
         from rich.table import Table
 
-        table = Table(
-            *("machine", "devices", "busy", "cell", "for"),
-            box=box.SIMPLE_HEAD,
-            caption=f"{len(self._number)} cells: {self.status()}",
-            caption_justify="left",
-        )
+        table = Table("machine", "devices", "busy", "cell", "for", box=box.SIMPLE_HEAD, pad_edge=False)
         for name, place in list(self._places.items()):
             cell, since = place.cell, place.since
             busy = place.devices if cell else 0
             row = (f"{self._position(cell)}", duration(time.monotonic() - since)) if cell else ("-", "")
             table.add_row(name, f"{place.devices} x {place.kind}", f"{busy} of {place.devices}", *row)
-        return table
+        return Group(table, f"{len(self._number)} cells: {self.status()}")
 
     def _position(self, cell: Cell) -> str:
         return f"[{self._number[cell]}/{len(self._number)}] {cell}"

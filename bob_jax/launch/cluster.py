@@ -34,6 +34,7 @@ from bob_jax.results.store import Store
 from bob_jax.training.preemption import SIGNALS, Preempted
 
 MISSING = "--launcher=ray needs Ray: pip install 'bob_jax[ray]'"
+START = 120.0  # seconds after which it is said that a worker has not started
 PATIENCE = 1.0  # seconds between two looks at who has joined and who has gone
 OBJECTS = 128 << 20  # bytes of Ray's shared memory: names and scores pass through it, no arrays
 
@@ -132,6 +133,7 @@ class _Machine:
         asked: what the worker has been asked and not answered yet.
         environment: devices and versions, as the worker says; None until it is ready.
         chain: it works on.
+        since: on the monotonic clock, when its worker was asked for; None once it is said that it does not start.
         told: the chain's first cell as its record names it, once the worker knows.
         backbone: of the last chain, whose weights and programs the worker still has.
         starts: of workers that died before they were ready.
@@ -146,6 +148,7 @@ class _Machine:
     asked: Any = None
     environment: record.Environment | None = None
     chain: _Chain | None = None
+    since: float | None = None
     told: record.Cell | None = None
     backbone: str | None = None
     starts: int = 0
@@ -209,6 +212,11 @@ class _Driver:
         if not self._machines and not self._alone:
             self._board.warn("no machine is there: waiting for one to join")
         self._alone = not self._machines
+        for machine in self._machines.values():
+            late = machine.since is not None and time.monotonic() - machine.since > START
+            if late and machine.asked is not None and machine.environment is None:
+                self._board.warn(f"{machine.name} has not started its worker yet: is other work of Ray there?")
+                machine.since = None
         unfit = [machine for machine in self._machines.values() if machine.unfit]
         if unfit and len(unfit) == len(self._machines):
             raise BobError(f"no machine can judge a cell; {unfit[0].name}: {unfit[0].unfit}")
@@ -222,7 +230,7 @@ class _Driver:
 
             there = NodeAffinitySchedulingStrategy(machine.id, soft=False)
             machine.worker = self._new_worker(machine.resources | {"scheduling_strategy": there})
-            machine.asked = machine.worker.ready.remote()
+            machine.asked, machine.since = machine.worker.ready.remote(), time.monotonic()
             return
         if machine.chain is None:
             ready = [chain for chain in self._waiting if chain.not_before <= time.monotonic()]

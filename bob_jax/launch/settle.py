@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import shutil
 import sys
@@ -12,7 +13,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from filelock import FileLock, Timeout
 from jax.experimental import multihost_utils
 
 from bob_jax import grid
@@ -135,29 +135,28 @@ class Settler:
 
     @contextlib.contextmanager
     def _alone(self, job: single.Job) -> Iterator[None]:
-        """Keeps the other runs on this folder off the cell, and its checkpoints; the system frees it if we are killed.
+        """Keeps other runs on this folder off the cell and its checkpoints; the system lets go of it if we are killed.
 
-        One is left for a moment where a run was killed and started again and Ray has not yet ended its workers.
+        There is another for a moment where a run was killed and started again, and Ray has not yet ended its workers.
         """
         if jax.process_index() != 0:
             yield
             return
         path = self._workdir(job).with_name(f"{job.id}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            print(f"{job.cell}: another run is at it; waiting for its record", file=sys.stderr, flush=True)
-            lock.acquire()
-        try:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{job.cell}: another run is at it; waiting for its record", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                pass  # a file system without locks, as some buckets are that are mounted as folders
             yield
             # Whoever has waited for this file finds a record, and is done too: nobody needs it any more.
             path.unlink(missing_ok=True)
-        finally:
-            lock.release()
-            with contextlib.suppress(OSError):  # not empty: journals, or another cell
-                path.parent.rmdir()
+        with contextlib.suppress(OSError):  # not empty: journals, or another cell
+            path.parent.rmdir()
 
     def _judge(self, job: single.Job, expected: record.Estimate | None) -> str:
         workers = self.config["data"]["num_workers"]

@@ -1,17 +1,17 @@
 """Attempts at a cell: which are repeated, and what keeps two runs apart; the judging itself is replaced."""
 
 import dataclasses
+import fcntl
 import threading
 import types
 
 import pytest
-from filelock import FileLock
 from synthetic_records import simulate
 
 from bob_jax import grid
 from bob_jax.errors import BobError
 from bob_jax.launch import cell as single
-from bob_jax.launch import local
+from bob_jax.launch import local, settle
 from bob_jax.results.store import Store
 from configs import digits
 
@@ -81,23 +81,21 @@ def test_a_cell_that_another_run_is_at_is_waited_for_and_not_judged_again(monkey
     ran, results = [], []
     monkeypatch.setattr(single, "run", lambda job, *_: ran.append(job) or judged(job))
     waiting = threading.Event()
-    acquire = FileLock.acquire
 
-    def noticed(self, *arguments, **options):
-        if options.get("blocking", True):
+    def noticed(file, how):
+        if not how & fcntl.LOCK_NB:
             waiting.set()
-        return acquire(self, *arguments, **options)
+        fcntl.flock(file, how)
 
-    monkeypatch.setattr(FileLock, "acquire", noticed)
-    other = FileLock(tmp_path / "work" / f"{job.id}.lock")
+    monkeypatch.setattr(settle, "fcntl", types.SimpleNamespace(**vars(fcntl) | {"flock": noticed}))
     (tmp_path / "work").mkdir()
-    other.acquire(blocking=False)
-    second = threading.Thread(target=lambda: results.append(local.run(cells, config)))
-    second.start()
-    assert waiting.wait(300)
-    done = judged(job)
-    Store(tmp_path).write(done.record, done.per_example)
-    other.release()
+    with (tmp_path / "work" / f"{job.id}.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        second = threading.Thread(target=lambda: results.append(local.run(cells, config)))
+        second.start()
+        assert waiting.wait(300)
+        done = judged(job)
+        Store(tmp_path).write(done.record, done.per_example)
     second.join(300)
     assert results == [0] and ran == []
     shown = capsys.readouterr()
