@@ -55,21 +55,17 @@ def run(cells: Sequence[Cell], config: Mapping[str, Any], address: str | None = 
         Preempted: SIGTERM or Ctrl-C came.
     """
     ray = _joined(address)
-    for number in SIGNALS:
-        signal.signal(number, _stop)
     try:
         for benchmark in {cell.benchmark for cell in cells}:
             Store(grid.folder(config, benchmark)).prepare()
         with _mark(config) as mark, Board(cells, config["results"]) as board:
-            _Driver(ray, cells, config, mark, board).run()
+            driver = _Driver(ray, cells, config, mark, board)
+            for number in SIGNALS:
+                signal.signal(number, driver.stop)
+            driver.run()
         return board.finish()
     finally:
         ray.shutdown()
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Ends the run; its workers end with it, and go on from their last checkpoints another time."""
-    raise Preempted(number, None)
 
 
 def _joined(address: str | None) -> Any:
@@ -171,11 +167,22 @@ class _Driver:
         self._new_worker = lambda options: ray.remote(Worker).options(**options).remote(*arguments)
         self._waiting = [_Chain(collections.deque(chain)) for chain in chains(cells)]
         self._machines: dict[str, _Machine] = {}
+        self._signal = 0
         self._alone = False  # whether it has been said that nobody is there
 
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Answers a signal: the run ends before long, and its workers with it; their cells have their checkpoints."""
+        self._signal = number
+
     def run(self) -> None:
-        """Until every cell has a record or has failed."""
+        """Until every cell has a record or has failed.
+
+        Raises:
+            Preempted: it was stopped.
+        """
         while self._waiting or any(machine.chain for machine in self._machines.values()):
+            if self._signal:
+                raise Preempted(self._signal, None)
             self._look_around()
             for machine in self._machines.values():
                 if machine.asked is None and machine.unfit is None:

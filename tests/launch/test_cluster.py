@@ -143,7 +143,12 @@ def test_a_killed_driver_is_started_again_and_repeats_nothing(machines, tmp_path
     before = record.stat().st_mtime_ns
     run.driver.kill()
     run.driver.communicate()
-    again = Run(tmp_path, seeds, machines)  # at once: the worker of the first run may still be there
+    stopped = Run(tmp_path, seeds, machines)  # at once: the worker of the first run may still be there
+    until(lambda: len(run.attempts()[WAITS]) == 2, alive=stopped.driver)
+    stopped.driver.terminate()
+    _, err = stopped.driver.communicate(timeout=120)
+    assert stopped.driver.returncode == 143, err
+    again = Run(tmp_path, seeds, machines)
     again.go()
     out, err = again.driver.communicate(timeout=500)
     assert again.driver.returncode == 0, err
