@@ -98,18 +98,25 @@ def _scores(axes: Axes, answer: Labelled) -> None:
 
 def _cost(axes: Axes, answer: Labelled) -> None:
     drawn = [(row, row.gflops) for row in answer.choice.rows if row.gflops]
+    costs = [gflops for _, gflops in drawn]
     for row, gflops in reversed(drawn):
         colour, share = _colour(row, answer), row.probe
         axes.plot([gflops] * 2, [100 * share.low, 100 * share.high], color=colour, linewidth=1.4)
         axes.plot(gflops, 100 * share.value, "o", color=colour, markersize=4.5)
         if colour != REST:
+            left = gflops * gflops <= min(costs) * max(costs)  # on a logarithmic axis
             shift = -3 if row.backbone == answer.choice.chosen else -13
             axes.annotate(
-                row.backbone, (gflops, 100 * share.value), xytext=(7, shift), textcoords="offset points", fontsize=7
+                row.backbone,
+                (gflops, 100 * share.value),
+                xytext=(7 if left else -7, shift),
+                textcoords="offset points",
+                horizontalalignment="left" if left else "right",
+                fontsize=7,
             )
     if drawn:
         axes.set_xscale("log")
-        ends = sorted({min(gflops for _, gflops in drawn), max(gflops for _, gflops in drawn)})
+        ends = sorted({min(costs), max(costs)})
         axes.set_xticks(ends, [f"{end:.2g}" for end in ends])
         axes.minorticks_off()
     axes.grid(color="#dddddd", linewidth=0.5)
@@ -129,15 +136,18 @@ def _learning(axes: Axes, curve: Curve | None) -> None:
         return
     x = [point.images for point in curve.points]
     shares = [point.accuracy for point in curve.points]
-    axes.fill_between(x, [100 * s.low for s in shares], [100 * s.high for s in shares], color=COLOURS[1], alpha=0.2)
+    low, high = [100 * s.low for s in shares], [100 * s.high for s in shares]
+    axes.fill_between(x, low, high, color=COLOURS[1], alpha=0.2)
+    if len(x) == 1:  # an area of no width is not seen
+        axes.plot(x * 2, low + high, color=COLOURS[1], linewidth=1.4)
     axes.plot(x, [100 * s.value for s in shares], "o-", color=COLOURS[1], markersize=3.5, linewidth=1.4, label="seen")
     if curve.guesses:
         last = curve.points[-1]
         beyond = [last.images, *(guess.images for guess in curve.guesses)]
         ends = [(last.accuracy.low, last.accuracy.high), *((guess.low, guess.high) for guess in curve.guesses)]
         values = [last.accuracy.value, *(guess.value for guess in curve.guesses)]
-        low, high = zip(*ends, strict=True)
-        axes.fill_between(beyond, 100 * np.array(low), 100 * np.array(high), color=MUTED, alpha=0.18)
+        lower, upper = zip(*ends, strict=True)
+        axes.fill_between(beyond, 100 * np.array(lower), 100 * np.array(upper), color=MUTED, alpha=0.18)
         axes.plot(beyond, [100 * v for v in values], "--", color=MUTED, linewidth=1.2, label="guessed")
     if curve.foretold is not None:
         told = curve.foretold

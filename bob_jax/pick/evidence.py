@@ -69,12 +69,18 @@ def optimism(correct: np.ndarray, seed: int = 0) -> float:
 def corrected(correct: np.ndarray, column: int, penalty: float) -> Share:
     """The share that a column got right, without the optimism of having been chosen.
 
+    The interval begins where that of the corrected share does and ends where that of the share as it was seen does: how
+    much luck there was is not known either, and both together hold the truth in 95 % of all cases or more
+    (`benchmarks/pick.py`).
+
     Args:
         correct: [N, M] in [0, 1].
         column: the one that was chosen.
         penalty: from `optimism`.
     """
-    return wilson(max(0.0, float(correct[:, column].mean()) - penalty), len(correct))
+    seen = float(correct[:, column].mean())
+    without, with_luck = wilson(max(0.0, seen - penalty), len(correct)), wilson(seen, len(correct))
+    return dataclasses.replace(without, high=with_luck.high)
 
 
 def at_least_as_good(first: np.ndarray, second: np.ndarray) -> float:

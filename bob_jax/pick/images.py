@@ -22,7 +22,7 @@ from bob_jax.errors import BobError
 
 NAMED = 3  # files that a warning names; of the others it gives the number
 FEWEST_UNLABELLED = 4
-PATH, LABEL = "path", "label"  # columns of a CSV
+PATH, LABEL, GROUP = "path", "label", "group"  # columns of a CSV
 HELD_BACK = "test"  # the split folder that nothing is chosen on
 
 
@@ -34,7 +34,8 @@ class Images:
         name: what the answer calls it.
         source: the images; labels are -1 where there are none.
         classes: names in label order; empty without labels.
-        groups: [N] int; images of equal number are copies of each other, byte for byte.
+        groups: [N] int; images of equal number belong together: copies, byte for byte, or what the CSV says. No head
+            is judged on one that has learned from another.
         test: images that the user has put aside in a folder `test`; None without one.
         warnings: what was passed over, and what to beware of, one line each.
         unread: files whose heads are no image's.
@@ -167,13 +168,14 @@ def _csv(file: Path) -> Images:
             columns, lines = list(reader.fieldnames or []), list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise BobError(f"{file} is no CSV ({error}): give a folder of images, or a CSV with path,label") from error
-    if PATH not in columns or (LABEL not in columns and len(columns) > 1):
+    if PATH not in columns or (LABEL not in columns and set(columns) != {PATH}):
         wanted = PATH if PATH not in columns else LABEL
         raise BobError(
             f"{file} has no column '{wanted}', only {', '.join(columns) or 'nothing'}: its first line must be "
-            f"'{PATH},{LABEL}', or '{PATH}' alone for images without labels"
+            f"'{PATH},{LABEL}' (and '{GROUP}', where images belong together), or '{PATH}' alone without labels"
         )
     rows: dict[str, str | None] = {}
+    together: dict[str, str] = {}
     missing, twice = [], []
     for line in lines:
         path, label = (line[PATH] or "").strip(), (line.get(LABEL) or "").strip() or None
@@ -185,6 +187,8 @@ def _csv(file: Path) -> Images:
             twice += [path] * (rows[path] != label)
         else:
             rows[path] = label
+            if line.get(GROUP):
+                together[path] = line[GROUP].strip()
     if missing and not rows:
         raise BobError(f"none of the {len(missing)} files of {file} is there, first {missing[0]}: paths count from it")
     warnings = []
@@ -192,7 +196,21 @@ def _csv(file: Path) -> Images:
         warnings.append(f"left out, since not there: {_some(missing, 'file')}")
     if twice:
         warnings.append(f"of two labels the first one counts: {_some(twice, 'file')}")
-    return _judged(str(file), file.parent, list(rows.items()), warnings, [])
+    found = _judged(str(file), file.parent, list(rows.items()), warnings, [])
+    return dataclasses.replace(found, groups=_merged(found.groups, [together.get(name) for name in found.source.ids]))
+
+
+def _merged(copies: np.ndarray, names: Sequence[str | None]) -> np.ndarray:
+    """[N] numbers that are equal where images are copies, or have a name in common, or are linked by others that do."""
+    number = copies.copy()
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        if name is not None:
+            groups.setdefault(name, []).append(place)
+    for places in groups.values():
+        linked = np.isin(number, number[places])
+        number[linked] = number[places[0]]
+    return number
 
 
 def _judged(name: str, root: Path, rows: list[Row], warnings: list[str], held: list[Row]) -> Images:

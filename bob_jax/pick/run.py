@@ -161,7 +161,7 @@ class _Labelled(_Look):
 
 class _Unlabelled(_Look):
     def find(self) -> Found:
-        looker = Looker(self.candidates, self.bench, self.budget)
+        looker = Looker(self.candidates, self.bench, self.budget, self.say)
         self.affordable(looker.size)
         try:
             looker.run()

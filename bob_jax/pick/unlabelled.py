@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -68,8 +68,8 @@ class Look:
 class Looker:
     """Looks at the images through one backbone after the other; it may be interrupted between them."""
 
-    def __init__(self, candidates: Sequence[Candidate], bench: Bench, budget: Budget):
-        self.candidates, self.bench, self.budget = candidates, bench, budget
+    def __init__(self, candidates: Sequence[Candidate], bench: Bench, budget: Budget, say: Callable[[str], None]):
+        self.candidates, self.bench, self.budget, self.say = candidates, bench, budget, say
         self.size = min(MOST, len(bench.order))
         self.features: dict[str, np.ndarray] = {}
         self.places = np.zeros(0, np.int64)
@@ -97,6 +97,7 @@ class Looker:
                 continue
             if len(values) < 4:
                 raise BobError(f"{len(values)} images can be decoded: nothing can be told from so few")
+            self.say(f"{one.name}: features of {len(values):,} images ({self.budget.spent():.0f} s)")
             self.features[one.name], self.places = values, self.bench.order[places]
             self.budget.learn(expected, self.budget.spent() - before)
 

@@ -58,7 +58,7 @@ def test_the_corrected_interval_covers_the_truth_of_the_chosen():
         best = int(correct.mean(axis=0).argmax())
         share = evidence.corrected(correct, best, evidence.optimism(correct, seed))
         covered.append(share.low <= truth[best] <= share.high)
-    assert 0.92 <= np.mean(covered) <= 1.0
+    assert np.mean(covered) > 0.93  # of 200 draws; 95 % or more
 
 
 def run_race(correct, sizes, seconds=0.0, budget=1e9):

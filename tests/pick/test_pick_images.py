@@ -65,6 +65,17 @@ def test_a_csv_that_is_wrong_says_in_what(tmp_path, text, words):
         images.read(tmp_path / "list.csv")
 
 
+def test_a_csv_may_say_what_belongs_together(tmp_path):
+    """Frames of one video are in one fold; a copy links two videos."""
+    write(tmp_path, range(40), classes=False)
+    (tmp_path / "39.png").write_bytes((tmp_path / "0.png").read_bytes())
+    lines = [f"{i}.png,{'ab'[i // 20]},{'' if i % 20 > 11 and i < 39 else f'video {i // 4}'}" for i in range(40)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,group", *lines]))
+    groups = images.read(tmp_path / "list.csv").groups
+    assert len(set(groups[:4].tolist())) == 1 and groups[0] == groups[39] != groups[4]
+    assert len(set(groups.tolist())) == 6 + 15
+
+
 def test_bytes_are_no_csv(tmp_path):
     (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(BobError, match="is no CSV"):
