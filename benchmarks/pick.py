@@ -62,6 +62,7 @@ def main() -> None:
         later = _truth(features[choice.chosen], source.labels, learned, rest, mesh, outcome)
         guess = seen.guesses[0]
         kept["curve"].append(guess.low <= later <= guess.high)
+        kept["curve_bias"].append(guess.value - later)
         kept["foretold"].append(seen.came_true)
         print(f"{seed + 1}: " + ", ".join(f"{name} {np.mean(values):.3f}" for name, values in kept.items()), flush=True)
 

@@ -16,6 +16,7 @@ UNITS = {"": 60.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}  # a bare numb
 # Taken until something is measured: seconds to load and compile a backbone, to read and prepare an image on one core,
 # to judge features, and bytes a second from the hub.
 START, READ, JUDGE, NETWORK = 5.0, 2e-3, 4.0, 20e6
+PROBE = 25 * 60 * 6e-9  # GFLOPs by image, dimension and class: 25 trainings of about 60 steps, each forward and back
 RESERVE = 0.2  # of the budget, for what comes after the race: learning curve, copies, pictures
 
 
@@ -69,16 +70,19 @@ class Budget:
         """Seconds to read images and take them through a backbone that is loaded."""
         return images * (one.cost / self._speed + self._read)
 
-    def step(self, one: Candidate, new: int, fresh: bool) -> float:
+    def step(self, one: Candidate, new: int, fresh: bool, judged: int = 0, classes: int = 0) -> float:
         """Seconds until a backbone is judged on more images.
 
         Args:
             one: the backbone.
             new: images that it has not seen yet.
             fresh: whether it must be loaded first.
+            judged: images that heads are trained on.
+            classes: that they tell apart.
         """
         start = START + one.download / NETWORK if fresh else 0.0
-        return (start + self.extraction(one, new) + JUDGE) * self.factor
+        heads = PROBE * judged * one.card.feature_dim * classes / self._speed
+        return (start + self.extraction(one, new) + JUDGE + heads) * self.factor
 
     @property
     def factor(self) -> float:

@@ -123,7 +123,7 @@ def learn(
     """
     judged = fold >= 0
     count = len(np.unique(fold[judged]))
-    sizes, right = [], []
+    sizes, right, luck = [], [], []
     for part in reversed(parts(labels, fold)):
         if not time_is_left():
             break
@@ -131,33 +131,42 @@ def learn(
         correct = (logits.argmax(axis=2) == labels[judged]).T
         sizes.append(round(sum((part & (fold != number)).sum() for number in range(count)) / count))
         right.append(correct[:, heads.best_strength(correct)])
+        luck.append(evidence.optimism(correct))
     if not sizes:
         return None
-    return from_outcomes(np.array(sizes[::-1]), np.stack(right[::-1], axis=1))
+    return from_outcomes(np.array(sizes[::-1]), np.stack(right[::-1], axis=1), np.array(luck[::-1]))
 
 
-def from_outcomes(sizes: np.ndarray, right: np.ndarray) -> Curve:
+def from_outcomes(sizes: np.ndarray, right: np.ndarray, luck: np.ndarray) -> Curve:
     """The curve of what was got right at each size.
 
     Args:
         sizes: [S] ascending.
         right: [N, S] bool.
+        luck: [S] what choosing lambda at each size added to the share that is right.
     """
     right = right.astype(np.float64)
-    n, last = len(right), int(sizes[-1])
-    points = tuple(Point(int(size), evidence.wilson(float(right[:, i].mean()), n)) for i, size in enumerate(sizes))
+    last = int(sizes[-1])
+    points = tuple(Point(int(size), evidence.corrected(right, i, float(luck[i]))) for i, size in enumerate(sizes))
+    seen = np.array([point.accuracy.value for point in points])
     beyond = np.array([last * times for times in BEYOND])
-    drawn = bootstrap.replicates(lambda weights: weights @ right / weights.sum(axis=1, keepdims=True), n, RESAMPLES)
+    # Two images that are right and two that are wrong at every size (Agresti & Coull 1998): draws of few mistakes
+    # would have too narrow a spread, and of none would have none.
+    drawing = np.concatenate([right, np.ones((2, len(sizes))), np.zeros((2, len(sizes)))])
+    drawn = bootstrap.replicates(
+        lambda weights: weights @ drawing / weights.sum(axis=1, keepdims=True), len(drawing), RESAMPLES
+    )
+    drawn = np.clip(drawn - luck[None], 0, 1)
     guesses: tuple[Guess, ...] = ()
     foretold = gain = None
     if len(sizes) >= FEWEST:
-        values = 1 - _extrapolated(sizes, 1 - right.mean(axis=0)[None], beyond)  # [2, 1, T]
+        values = 1 - _extrapolated(sizes, 1 - seen[None], beyond)  # [2, 1, T]
         spread = 1 - _extrapolated(sizes, 1 - drawn, beyond)  # [2, R, T]
         guesses = tuple(_guess(int(x), values[:, 0, i], spread[..., i]) for i, x in enumerate(beyond))
-        gain = _guess(int(beyond[0]), values[:, 0, 0] - right[:, -1].mean(), spread[..., 0] - drawn[None, :, -1])
+        gain = _guess(int(beyond[0]), values[:, 0, 0] - seen[-1], spread[..., 0] - drawn[None, :, -1])
     if len(sizes) > FEWEST:
         target = sizes[-1:].astype(np.float64)
-        values = 1 - _extrapolated(sizes[:-1], 1 - right[:, :-1].mean(axis=0)[None], target)
+        values = 1 - _extrapolated(sizes[:-1], 1 - seen[None, :-1], target)
         foretold = _guess(last, values[:, 0, 0], 1 - _extrapolated(sizes[:-1], 1 - drawn[:, :-1], target)[..., 0])
     return Curve(points, guesses, foretold, gain)
 

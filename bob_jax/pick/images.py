@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -217,7 +218,10 @@ def _judged(name: str, root: Path, rows: list[Row], warnings: list[str], held: l
     """The images that can be judged on, of all that were found."""
     if not rows:
         raise BobError(f"no image in {name}: add some ({', '.join(sorted(EXTENSIONS))})")
-    unread = [path for path, _ in (*rows, *held) if not _has_a_head(root / path)]
+    everything = [path for path, _ in (*rows, *held)]
+    with ThreadPoolExecutor(8) as pool:  # it is the disk that takes the time
+        begins = pool.map(_has_a_head, [root / path for path in everything])
+        unread = [path for path, well in zip(everything, begins, strict=True) if not well]
     if unread:
         warnings.append(f"left out, since unreadable: {_some(unread, 'file')}")
         bad = set(unread)

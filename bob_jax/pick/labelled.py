@@ -108,7 +108,8 @@ class Judge:
         """What judging it will take."""
         one = self.candidates[name]
         wanted = self.bench.size_for(one, size) if self.bench.new(one, size) else size
-        return self.budget.step(one, self.bench.new(one, wanted), self.bench.fresh(one))
+        classes = len(self.images.classes)
+        return self.budget.step(one, self.bench.new(one, wanted), self.bench.fresh(one), size, classes)
 
     def race(self) -> Race:
         """The race of all candidates."""

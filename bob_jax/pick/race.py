@@ -114,10 +114,11 @@ class Race:
         return [one for one in self.runners.values() if one.verdict in ("standing", "no time")]
 
     def _first(self, size: int, keep: float) -> None:
-        for number, runner in enumerate(self.runners.values()):
-            if number and self.seconds(runner.name, size) > self.left() - keep:
-                continue  # a cheaper one may come after it
-            self._run(runner, size)
+        for runner in self.runners.values():
+            if self.seconds(runner.name, size) <= self.left() - keep:  # a cheaper one may come after one that is not
+                self._run(runner, size)
+        if all(runner.verdict == "not tried" for runner in self.runners.values()):
+            self._run(min(self.runners.values(), key=lambda one: self.seconds(one.name, size)), size)
         self.size = size
 
     def _later(self, size: int) -> bool:

@@ -1,5 +1,6 @@
 """`bob pick` and `bob predict` as a user starts them, and the race of the bundled backbones on digits."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from running import ROOT, environment
 from safetensors import safe_open
 
 from bob_jax import cli
+from bob_jax.backbones import zoo
 from bob_jax.data import digits
 from bob_jax.errors import BobError
 from bob_jax.pick import budget, candidates, drawing, images, run
@@ -120,6 +122,28 @@ def test_a_file_that_is_no_classifier_is_one_line(tmp_path, found):
     (tmp_path / "other.safetensors").write_bytes(other)
     with pytest.raises(BobError, match="made with other weights"):
         Classifier.load(tmp_path / "other.safetensors")
+
+
+def test_who_cannot_be_had_is_a_line_and_no_crash():
+    """Weights that the network does not give, and a backbone that breaks when it is built."""
+    (good,), _ = candidates.candidates(["vit_nano8_glyphs"])
+    gone = candidates.Candidate(zoo.CARDS["resnet50_in1k"], 8.2, 94e6)
+    broken = candidates.Candidate(
+        dataclasses.replace(zoo.CARDS["vit_nano4_random"], name="torn", architecture="torch"), 0.01, 0.0
+    )
+    source = digits.everything()
+    given = images.from_arrays("few", source.images[:60], source.labels[:60], digits.CLASSES)
+    said = []
+    found = run.pick(given, [gone, broken, good], [], budget.Budget(3600.0), said.append)
+    assert found.answer.choice.chosen == "vit_nano8_glyphs" and len(found.answer.choice.rows) == 1
+    warnings = found.answer.setting.warnings
+    assert len(warnings) == 2 and warnings[0].startswith(
+        "resnet50_in1k is left out: could not fetch hf://timm/resnet50"
+    )
+    assert warnings[1].startswith("torn is left out") and set(warnings) <= set(said)
+    assert "nobody else was tried" in "".join(found.answer.sentences())
+    with pytest.raises(BobError, match="no backbone could be judged: resnet50_in1k is left out: could not fetch"):
+        run.pick(given, [gone], [], budget.Budget(3600.0), said.append)
 
 
 def command(*words, cwd, cache):
