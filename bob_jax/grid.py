@@ -6,9 +6,11 @@ it.
 
 A config may stand for several benchmarks: then it has `parts`, each the grid of one of them, and what concerns the
 whole run stands beside them. A cell is the same cell, with the same id, whether its benchmark runs alone or as a part.
+A file that `only` names makes the grid a part of itself: the cells of a plan that fits a budget.
 """
 
 import dataclasses
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from bob_jax.protocols.published_head import PublishedHead
 from bob_jax.protocols.retrieval import Retrieval
 from bob_jax.protocols.transferability import Transferability
 from bob_jax.protocols.zero_shot import ZeroShot
-from bob_jax.results.files import located
+from bob_jax.results.files import located, write_whole
 from bob_jax.results.record import cell_id
 
 PROTOCOLS: dict[str, type[Protocol]] = {
@@ -41,7 +43,8 @@ PROTOCOLS: dict[str, type[Protocol]] = {
 }
 
 GRID = ("benchmark", "backbones", "datasets", "seeds", "protocols", "heads")
-RUN = ("data", "mesh", "results", "keep_weights")
+RUN = ("data", "mesh", "results", "keep_weights", "only")
+NAMES = ("benchmark", "backbone", "dataset", "protocol", "seed")  # what tells the cells of one config apart
 SECTIONS = {"data": ("root", "limit", "num_workers", "skip_corrupt"), "mesh": ("fsdp",)}
 
 
@@ -73,6 +76,12 @@ class Cell:
     def protocol_name(self) -> str:
         """The protocol, and the head it judges: "knn", "ood_linear_probe"."""
         return f"{self.protocol.name}_{self.source.protocol.name}" if self.source else self.protocol.name
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What tells it from the other cells of its config."""
+        values = (self.benchmark, self.backbone, self.dataset, self.protocol_name, self.seed)
+        return dict(zip(NAMES, values, strict=True))
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -109,8 +118,9 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
 
     Raises:
         BobError: a key nothing reads, an unknown backbone or protocol, a hyper-parameter of the wrong type, a data set
-            that no protocol of the config can judge, or nothing that the protocols can judge at all. Single backbones
-            that a protocol cannot judge are left out.
+            that no protocol of the config can judge, or nothing that the protocols can judge at all; a file `only` that
+            cannot be read, or names a cell that is not there. Single backbones that a protocol cannot judge are left
+            out.
     """
     several = "parts" in config
     _check("config", config, ("benchmark", "parts", *RUN) if several else (*GRID, *RUN))
@@ -127,7 +137,44 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
     if not found:
         raise BobError(f"the config {config['benchmark']} stands for no cell: {'; '.join(dict.fromkeys(left_out))}")
     place = {backbone: i for i, backbone in enumerate(dict.fromkeys(cell.backbone for cell in found))}
-    return sorted(found, key=lambda cell: place[cell.backbone])
+    everything = sorted(found, key=lambda cell: place[cell.backbone])
+    return _only(everything, Path(config["only"])) if config.get("only") else everything
+
+
+def write_only(cells: Iterable[Cell], config: str, path: Path) -> None:
+    """Writes the file that makes a run with `--config.only=FILE` do these cells alone.
+
+    Args:
+        cells: of a grid.
+        config: what the grid is of, for people.
+        path: of the file.
+
+    Raises:
+        BobError: it cannot be written.
+    """
+    text = json.dumps({"config": config, "cells": [cell.names for cell in cells]}, indent=1)
+    write_whole(path, f"{text}\n".encode())
+
+
+def _only(cells: Sequence[Cell], path: Path) -> list[Cell]:
+    """Those that a file names, in their order."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        wanted = {tuple(one[name] for name in NAMES) for one in told["cells"]}
+    except OSError as error:
+        raise BobError(f"config.only: cannot read '{path}': {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BobError(
+            f"config.only: '{path}' names no cells: write it with `bob plan CONFIG --budget --out`"
+        ) from error
+    known = {tuple(cell.names.values()): cell for cell in cells}
+    for names in wanted:
+        if names not in known:
+            shown = " x ".join(map(str, names))
+            raise BobError(
+                f"config.only: '{path}' names {shown}, which is no cell of this config: it was written for another"
+            )
+    return [cell for names, cell in known.items() if names in wanted]
 
 
 def folder(config: Mapping[str, Any], benchmark: str) -> Path:

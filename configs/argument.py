@@ -88,6 +88,7 @@ def config(benchmark: str, argument: str | None, offer: Offer, recipes: Mapping[
             "mesh": {"fsdp": 1},
             "results": f"results/{benchmark}",
             "keep_weights": False,
+            "only": "",
         }
     )
 

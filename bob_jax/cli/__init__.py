@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bob_jax import __version__
-from bob_jax.cli import pick, results
+from bob_jax.cli import pick, plan, results
 from bob_jax.cli.command import add
 from bob_jax.errors import BobError, unknown_name
 from bob_jax.terminal import print_facts, print_json, print_table
@@ -63,28 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     results.add_all(commands)
     pick.add_all(commands)
-    _add_plan(commands)
+    plan.add_all(commands)
     _add_backbones(commands)
     _add_own_backbones(commands)
     _add_data(commands)
     _add_reproduce(commands)
     _add_detect(commands)
     return parser
-
-
-def _add_plan(commands: Any) -> None:
-    words = "what a config will take: cells done, what is missing, hours, downloads, money, energy (docs/plan.md)"
-    command = add(commands, "plan", _plan, words)
-    words = "as main.py takes it: configs/gauntlet.py:paper,frozen; also with --config.KEY=VALUE"
-    command.add_argument("config", metavar="CONFIG", help=words)
-    command.add_argument("--results", help="folder of the records, as main.py takes it (the config's)")
-    command.add_argument("--limit", type=int, metavar="N", help="examples of each split, as main.py takes it (all)")
-    command.add_argument("--root", help="where data sets are kept ($BOB_CACHE/data)")
-    command.add_argument("--device", help="kind of device, or part of its name: h100, v5 lite, cpu (this machine's)")
-    command.add_argument("--price", type=float, metavar="P", help="of an hour of one device")
-    form = command.add_mutually_exclusive_group()
-    form.add_argument("--cells", action="store_true", help="a row for each cell, not for each protocol")
-    form.add_argument("--json", action="store_true", help="print JSON with all cells, nothing rounded")
 
 
 def _add_backbones(commands: Any) -> None:
@@ -169,31 +154,6 @@ def _detect(arguments: argparse.Namespace) -> int:
     rows = [(one["class"], f"{one['score']:.2f}", *(f"{edge:.1f}" for edge in one["box"])) for one in seen.objects]
     print_table(("class", "score", "left", "top", "right", "bottom"), rows)
     print(f"drew {seen.drawn}, by {seen.cell}", file=sys.stderr)
-    return 0
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    from bob_jax.launch import config_file, devices, plan, plan_table
-
-    if arguments.price is not None and not arguments.price >= 0:
-        raise BobError(f"--price is {arguments.price:g}: give what an hour of one device costs, 0 or more")
-    if arguments.limit is not None and arguments.limit < 1:
-        raise BobError(f"--limit is {arguments.limit}: give a number of examples, 1 or more")
-    config = config_file.read(arguments.config, arguments.overrides)
-    config_file.adjust(config, arguments.results, arguments.limit)
-    if arguments.root:
-        config.data.root = arguments.root
-    device = devices.named(arguments.device) if arguments.device else devices.here()
-    found = plan.make(config, device, arguments.price)
-    if arguments.json:
-        print_json(plan_table.plain(found))
-        return 0
-    if arguments.cells:
-        print_table(plan_table.CELL_COLUMNS, plan_table.by_cell(found))
-    else:
-        print_table(plan_table.COLUMNS, plan_table.by_protocol(found))
-    for line in plan_table.sentences(found):
-        print(line)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,3 +66,8 @@ def adjust(config: ConfigDict, results: str | None, limit: int | None) -> None:
         config.results = results
     if limit:
         config.data.limit = limit
+
+
+def command(text: str, overrides: Sequence[str], *options: str) -> str:
+    """The command that runs a config."""
+    return shlex.join(["python", "main.py", f"--config={text}", *overrides, *options])

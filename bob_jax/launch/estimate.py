@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import statistics
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,11 @@ class Outlook:
     done: frozenset[Cell]
     work: Mapping[Cell, work.Work | None]
     times: Mapping[Cell, Time]
+
+    def part(self, cells: Collection[Cell]) -> "Outlook":
+        """The same of some of the cells alone."""
+        times = {cell: time for cell, time in self.times.items() if cell in cells}
+        return dataclasses.replace(self, cells=tuple(cell for cell in self.cells if cell in cells), times=times)
 
     def passes(self) -> dict[Cell, float]:
         """Images forward of each cell that must run; features that an earlier one has made are there."""

@@ -68,15 +68,16 @@ def sentences(plan: Plan) -> Iterator[str]:
 
 
 def _hours(plan: Plan) -> str:
-    return _span(plan.hours * 3600)
+    return span(plan.hours * 3600)
 
 
 def _time(lines: Iterable[Line]) -> str | None:
     known = [line.seconds for line in lines if line.seconds is not None]
-    return _span(sum(known)) if known else None
+    return span(sum(known)) if known else None
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A time a person can read; not to the second."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.0f} h"
