@@ -4,7 +4,7 @@
     python main.py --config=configs/gauntlet.py:paper --dry_run
     python main.py --config=configs/gauntlet.py:modern,frozen,commercial,max_parameters=100
     python main.py --config=configs/gauntlet.py:vit_b16_clip,benchmark=fgvc+retrieval
-    bob plan configs/gauntlet.py:paper,frozen
+    bob plan configs/gauntlet.py:paper,frozen --budget 50h
 
     argument := item ("," item)*
     item     := WHO | "digits" | "frozen" | "commercial" | KEY "=" value ("+" value)*
@@ -21,7 +21,8 @@ max_parameters  at most so many million
 benchmark       only these files of configs/: classification, fgvc, ood, robustness, retrieval, detection
 protocol, head  only these, of all that the benchmarks offer; else each benchmark's defaults
 
-Needs: what the benchmarks need; `bob plan` says what of it is missing, and what all of it will take.
+Needs: what the benchmarks need; `bob plan` says what of it is missing, what all of it will take, and what to run in
+less time than that.
 Expected: what the single benchmarks expect. Their cells are these cells, and their records, in `results/BENCHMARK`, are
 these records: what one has judged the other does not judge again. `--config.parts.fgvc.protocols.knn.temperature=0.1`
 changes one of them.

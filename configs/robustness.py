@@ -4,9 +4,9 @@
     python main.py --config=configs/robustness.py:vit_b16_clip,dataset=cifar10+pets,head=linear_probe+finetune
     python main.py --config=configs/robustness.py:all,dataset=imagenet,head=published_head
 
-Needs: the weights and the data (`bob data list`). The head is trained once, in a cell of its own, and is the same as
-other benchmarks' if the results folder is. 1,000 test images, as many of each class, under an ensemble of five attacks,
-in L-infinity and L2, at budgets small enough to tell undefended backbones apart.
+Needs: the weights and the data (`bob data list`). The head is trained once, in a cell of its own; in the
+gauntlet it is the one that another benchmark has trained. 1,000 test images, as many of each class, under an ensemble
+of five attacks, in L-infinity and L2, at budgets small enough to tell undefended backbones apart.
 
 Expected: robust accuracy at 4/255 near 0 for every backbone that nobody trained to withstand attacks, as RobustBench's
 undefended rows have it; at half a grey level, larger and supervised backbones keep more.

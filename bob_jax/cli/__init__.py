@@ -34,10 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0, 1 when a check found problems, 2 for a mistake that one line on stderr explains, 130 after Ctrl-C.
     """
     try:
-        words = _joined(sys.argv[1:] if argv is None else argv)
-        overrides = [word for word in words if word.startswith("--config.")] if words[:1] == ["plan"] else []
-        arguments = _parser().parse_args([word for word in words if word not in overrides])
-        arguments.overrides = overrides
+        arguments = parse(sys.argv[1:] if argv is None else argv)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
@@ -49,6 +46,19 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments of a command; overrides of a config's keys, which only `plan` takes, as `overrides`.
+
+    Raises:
+        SystemExit: they are wrong.
+    """
+    words = _joined(argv)
+    overrides = [word for word in words if word.startswith("--config.")] if words[:1] == ["plan"] else []
+    arguments = _parser().parse_args([word for word in words if word not in overrides])
+    arguments.overrides = overrides
+    return arguments
 
 
 def _joined(words: list[str]) -> list[str]:

@@ -22,33 +22,34 @@ class Device:
 
     Attributes:
         kind: as JAX names it (`jax.devices()[0].device_kind`).
-        peak: TFLOPs a second in bfloat16, dense; what is published "with sparsity" is twice that.
-        watts: of the whole board or chip under load; None where it is not published.
+        peak: TFLOPs a second in bfloat16, dense; where only "with sparsity" is published, half of that.
+        watts: the most that the whole board or chip draws; None where it is not published.
+        source: of both.
     """
 
     kind: str
     peak: float
     watts: float | None
+    source: str
 
 
-# NVIDIA: the data sheets (tensor cores, maximum board power). TPU: cloud.google.com/tpu/docs; power of v4 is the most
-# that arXiv 2304.01433 measured; later chips have none published. A v3 device is half a chip.
 DEVICES = (
-    Device("NVIDIA L4", 121, 72),
-    Device("NVIDIA L40S", 362, 350),
-    Device("NVIDIA GeForce RTX 4090", 165, 450),
-    Device("NVIDIA A100-SXM4-40GB", 312, 400),
-    Device("NVIDIA A100-SXM4-80GB", 312, 400),
-    Device("NVIDIA A100 80GB PCIe", 312, 300),
-    Device("NVIDIA H100 PCIe", 756, 350),
-    Device("NVIDIA H100 80GB HBM3", 989, 700),
-    Device("NVIDIA H200", 989, 700),
-    Device("NVIDIA B200", 2250, 1000),
-    Device("TPU v3", 61.5, None),
-    Device("TPU v4", 275, 192),
-    Device("TPU v5 lite", 197, None),
-    Device("TPU v5", 459, None),
-    Device("TPU v6 lite", 918, None),
+    Device("NVIDIA L4", 121, 72, "NVIDIA L4 Tensor Core GPU datasheet: 242 with sparsity"),
+    Device("NVIDIA L40S", 362, 350, "NVIDIA L40S datasheet: 362.05"),
+    Device("NVIDIA GeForce RTX 4090", 165, 450, "NVIDIA Ada GPU architecture whitepaper, appendix A: 165.2, FP32 sums"),
+    Device("NVIDIA A100-SXM4-40GB", 312, 400, "NVIDIA A100 Tensor Core GPU datasheet"),
+    Device("NVIDIA A100-SXM4-80GB", 312, 400, "NVIDIA A100 Tensor Core GPU datasheet"),
+    Device("NVIDIA A100 80GB PCIe", 312, 300, "NVIDIA A100 Tensor Core GPU datasheet"),
+    Device("NVIDIA H100 PCIe", 756, 350, "NVIDIA H100 Tensor Core GPU datasheet (2022): 1,513 with sparsity"),
+    Device("NVIDIA H100 80GB HBM3", 989, 700, "NVIDIA H100 Tensor Core GPU datasheet, SXM: 1,979 with sparsity"),
+    Device("NVIDIA H200", 989, 700, "NVIDIA H200 Tensor Core GPU datasheet, SXM: 1,979 with sparsity"),
+    Device("NVIDIA B200", 2250, 1000, "NVIDIA Blackwell architecture technical brief, HGX B200: 4,500 with sparsity"),
+    # A device of a v3 is a core: half a chip. Of later ones it is a chip.
+    Device("TPU v3", 61.5, None, "Cloud TPU documentation, TPU v3: 123 a chip"),
+    Device("TPU v4", 275, 192, "Cloud TPU documentation, TPU v4; power: arXiv 2304.01433, the most measured"),
+    Device("TPU v5 lite", 197, None, "Cloud TPU documentation, TPU v5e"),
+    Device("TPU v5", 459, None, "Cloud TPU documentation, TPU v5p"),
+    Device("TPU v6 lite", 918, None, "Cloud TPU documentation, TPU v6e"),
 )
 CPU = "cpu"
 

@@ -134,7 +134,7 @@ def run_main(words: Sequence[str]) -> int:
 
 
 def _bob(words: list[str], command: Command, *, in_earnest: bool) -> int:
-    arguments = cli._parser().parse_args(cli._joined(words))
+    arguments = cli.parse(words)
     two = " ".join(words[:2])
     reads = words[0] in READERS and two not in ("backbones add", "backbones remove")
     if in_earnest or reads or two in ("data", "data list"):
