@@ -103,8 +103,9 @@ def outlook(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> Ou
         BobError: a record that cannot be read.
     """
     root, top = Path(config["data"]["root"]) if config["data"]["root"] else None, located(config["results"])
-    records = [record for store in stores_in(top) for record in store.read_all()] if top.is_dir() else []
-    done, seen = _found(cells, config)
+    there = {store: store.read_all() for store in stores_in(top)} if top.is_dir() else {}
+    records = [record for its in there.values() for record in its]
+    done, seen = _found(cells, config, there)
     count = functools.cache(work.sizes)
     known = {cell: work.of(cell, root, count) for cell in cells}
     speeds, beside = _Speeds(records, device), _beside(seen, known, device)
@@ -130,13 +131,16 @@ def estimates(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> 
     return outlook(cells, config, device).estimates()
 
 
-def _found(cells: Sequence[Cell], config: Mapping[str, Any]) -> tuple[frozenset[Cell], dict[Cell, Record]]:
+def _found(
+    cells: Sequence[Cell], config: Mapping[str, Any], there: Mapping[Store, Sequence[Record]]
+) -> tuple[frozenset[Cell], dict[Cell, Record]]:
     """The cells that need not run, and a record of each cell that was ever judged, maybe with another seed."""
     sources = grid.sources(cells, config)
     by_name: dict[tuple[str, ...], list[tuple[Record, Store]]] = defaultdict(list)
-    for benchmark in config.get("parts", dict.fromkeys(cell.benchmark for cell in cells)):
-        store = Store(grid.folder(config, benchmark))
-        for record in store.read_all():
+    benchmarks = config.get("parts", dict.fromkeys(cell.benchmark for cell in cells))
+    folders = {grid.folder(config, benchmark) for benchmark in benchmarks}
+    for store, records in there.items():
+        for record in records if store.folder in folders else ():
             told = record.cell
             by_name[told.benchmark, told.backbone, told.dataset, told.protocol].append((record, store))
     done, seen = set(), {}

@@ -21,7 +21,7 @@ from bob_jax.results.ranking import information
 from bob_jax.results.ranking.information import Agreement, Column
 from bob_jax.results.record import Cost, Score
 from bob_jax.results.store import Store
-from configs import gauntlet
+from configs import digits, gauntlet
 
 ROOT = Path(__file__).parents[2]
 H200 = "NVIDIA H200"
@@ -258,37 +258,38 @@ def test_a_setting_that_comes_with_another_is_kept_too(tmp_path):
     assert prices.seconds(both) == prices.seconds(one)
 
 
-def test_records_move_the_choice(tmp_path):
-    """Two settings that give the same scores say the same: the prior would have taken both before a third."""
-    wanted = "digits,protocol=knn+linear_probe+augmented_probe"
-    order = {}
+@pytest.mark.parametrize(
+    ("alike", "kept"), [(("knn", "linear_probe"), "augmented_probe"), (("augmented_probe", "linear_probe"), "knn")]
+)
+def test_of_settings_that_say_the_same_one_is_kept(tmp_path, alike, kept):
+    """Eight backbones have shown which two of three settings agree: for two others the third one is taken, and one."""
+    wanted = "protocol=knn+linear_probe+augmented_probe"
+    names = [name for name in digits.BACKBONES if name not in ("vit_nano8_glyphs", "vit_nano8_random")]
+    other = np.random.default_rng(0).permutation(len(names))
 
     def score(cell):
-        place = order.setdefault(cell.backbone, len(order))
-        return 0.5 + 0.05 * (place if cell.protocol_name != "augmented_probe" else [3, 0, 5, 1, 4, 2][place])
+        place = names.index(cell.backbone)
+        return 0.5 + 0.05 * (place if cell.protocol_name in alike else other[place])
 
-    config = digits_gauntlet(tmp_path, wanted)
-    judge(config, lambda cell: cell.dataset == "digits", score)
-    again = digits_gauntlet(tmp_path, f"{wanted},seed=1")
-    names = [(one.column.protocol, one.name) for one in budget.settings_of(grid.cells(again))[0]]
-    assert sum(name.startswith("digits") for _, name in names) == 3
-    found = budget.propose(outlook_of(again), 1e9)
-    assert found.evidence == 3 and found.tau == 1.0
-    # Of a new seed the records are no column, but what they say of protocols in common is.
-    variances = information.fit(*_columns_and_correlations(config))
-    assert variances["protocol"] > information.PRIOR["protocol"]
+    judge(digits_gauntlet(tmp_path, f"digits,{','.join(names)},{wanted}"), lambda cell: True, score)
+    config = digits_gauntlet(tmp_path, f"digits,vit_nano8_glyphs,vit_nano8_random,{wanted}")
+    found = budget.propose(outlook_of(config), 90.0)  # four cells of some 20 seconds
+    protocols = {one.column.protocol for one in found.kept}
+    assert len(protocols) == 2 and kept in protocols
+    assert found.evidence == 3 and found.seconds == pytest.approx(80.0, abs=1.0)
 
 
-def _columns_and_correlations(config):
-    records = Store(grid.folder(config, "digits")).read_all()
-    names = sorted({record.cell.backbone for record in records})
-    columns = list(dict.fromkeys(record.cell.protocol for record in records))
-    values = np.full((len(names), len(columns)), np.nan)
-    for record in records:
-        value = record.metrics[record.main_metric].value
-        values[names.index(record.cell.backbone), columns.index(record.cell.protocol)] = value
-    made = [Column("classification", name, "digits", f"{name} digits", 0) for name in columns]
-    return made, *information.seen(values)
+def test_records_of_another_seed_teach_what_settings_have_in_common(tmp_path):
+    def score(cell):
+        place = digits.BACKBONES.index(cell.backbone)
+        return 0.5 + 0.05 * (place if cell.protocol_name == "linear_probe" else place * 7 % 10)
+
+    wanted = "digits,all,protocol=knn+linear_probe+augmented_probe"
+    judge(digits_gauntlet(tmp_path, wanted), lambda cell: True, score)
+    new = outlook_of(digits_gauntlet(tmp_path, f"{wanted},seed=1"))
+    old = outlook_of(digits_gauntlet(tmp_path / "nothing", f"{wanted},seed=1"))
+    both = [budget.propose(outlook, 450.0) for outlook in (new, old)]
+    assert [one.evidence for one in both] == [3, 0] and both[0].tau != pytest.approx(both[1].tau, abs=0.01)
 
 
 @pytest.mark.parametrize(
