@@ -281,14 +281,13 @@ def _contracted(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
     Float32 maps are multiplied in float32 on every platform; bfloat16 ones take bfloat16 weights.
     """
-    exactly = {"precision": jax.lax.Precision.HIGHEST}
 
     def contract(weights: tuple[jax.Array, jax.Array]) -> jax.Array:
         rows, columns = weights
         boxes, size = rows.shape[:2]
         # One product with all rows of all boxes, then one for each row: a box at a time is twice as slow on a CPU.
-        half = jnp.einsum("rh,hwc->rwc", rows.reshape(boxes * size, -1), x, **exactly)
-        whole = jnp.einsum("rwc,rxw->rxc", half, jnp.repeat(columns, size, axis=0), **exactly)
+        half = jnp.einsum("rh,hwc->rwc", rows.reshape(boxes * size, -1), x, precision=jax.lax.Precision.HIGHEST)
+        whole = jnp.einsum("rwc,rxw->rxc", half, jnp.repeat(columns, size, axis=0), precision=jax.lax.Precision.HIGHEST)
         return whole.reshape(boxes, size, size, -1)
 
     total = len(rows)

@@ -70,7 +70,7 @@ def extract(
     card = competitor.card
     path = cache_dir("features") / f"{_key(competitor, source, context, descriptor, input_size)}.npz"
     known = _read(path, source)
-    if _all_agree(known is not None):
+    if _all_agree(known is not None) and known is not None:
         return known
     graphdef, state = nnx.split(competitor.module)
     state = meshes.place(nnx.to_pure_dict(state), context.mesh)
