@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "timm", "transformers", "diffusers", "tensorflow", "tensorflow_datasets", "tokenizers", "ray")
+HEAVY = (
+    *("torch", "timm", "transformers", "diffusers", "tensorflow", "tensorflow_datasets", "tokenizers", "ray"),
+    *("scenic", "clu"),
+)
 EXTRAS = ("ml_collections", "grain", "sklearn", "scipy", "matplotlib", "PIL", "huggingface_hub", "safetensors")
 ALL = """
 import importlib, pkgutil, sys

@@ -16,6 +16,7 @@ import ast
 import builtins
 import configparser
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -36,6 +37,7 @@ from bob_jax import cli
 from bob_jax.backbones import own, zoo
 from bob_jax.data import catalog
 from bob_jax.errors import BobError
+from bob_jax.launch import config_file
 from configs import expected
 from converters import __main__ as converters
 
@@ -44,6 +46,7 @@ EXCLUDED = {
     "python -m venv": "CI makes one for the whole suite (Makefile)",
     ". .venv/bin/activate": "a test runs in its environment",
     "cd bob_jax": "the folder of the page stands for the checkout",
+    "git clone": "needs the network",
     "gcloud": "needs a project and a TPU; what stands behind --command is tried",
 }
 LAUNCHERS = ("srun",)  # what only starts a command elsewhere, or several times: the command is tried
@@ -99,6 +102,8 @@ def _try(command: Command, more: Sequence[str] | None) -> None:
                 code = run_main([*words, *(["--dry_run"] if more is None else more)])
             case "python", "-m", "converters", *words:
                 code = _converters(words)
+            case "python", "-m", "bob_jax.scenic", *words:
+                code = _scenic(words)
             case "python", "-c", text:
                 code = run_python(text, command.where)
             case "bob", *words:
@@ -169,6 +174,18 @@ def _converters(words: list[str]) -> int:
     arguments = converters._parser().parse_args(words)
     if words[0] in ("convert", "verify", "export"):
         converters._card(arguments.name)
+    return 0
+
+
+def _scenic(words: list[str]) -> int:
+    """The config is read and its keys looked up; tests/scenic_project runs it where Scenic is there."""
+    given = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+    config = config_file.read(f"{ROOT}/{given.pop('config')}")
+    for option in given.keys() - {"workdir"}:
+        try:
+            functools.reduce(lambda part, name: part[name], option.removeprefix("config.").split("."), config)
+        except KeyError as error:
+            raise BobError(f"unknown option --{option}") from error
     return 0
 
 
