@@ -5,6 +5,7 @@ pretrained weights as parameters below "backbone" and a fresh head below "output
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,6 @@ from flax import linen, nnx
 from jax.nn import initializers
 
 from bob_jax.backbones import zoo
-from bob_jax.backbones.base import Backbone
 from bob_jax.backbones.layers import Linear
 
 NAME = "bob_jax"  # `config.model_name` and `config.dataset_name`
@@ -21,22 +21,25 @@ HEAD_STD = 0.01  # of the head's truncated normal initialisation
 
 
 class Classifier(nnx.Module):
-    """A backbone and a head, called as Scenic's trainers call a model."""
+    """A backbone and a head, called as Scenic's trainers call a model.
 
-    def __init__(self, backbone: Backbone, classes: int, rngs: nnx.Rngs):
+    Scenic names parameters by joining the keys on the way to them, so here all keys are words, where Flax NNX has
+    numbers for the parts of a list: "blocks", "0", "attn".
+    """
+
+    def __init__(self, structure: Any, weights: Any, width: int, classes: int, rngs: nnx.Rngs):
         """
         Args:
-            backbone: with its weights.
+            structure: graph definition of the backbone.
+            weights: its variables, as nested dicts.
+            width: of its descriptor.
             classes: number of them.
             rngs: of the head's initialisation; its stream "dropout" is the drop path's.
         """
-        self.backbone = backbone
+        self.structure = nnx.static(structure)
+        self.backbone = _by_word(weights)
         self.output_projection = Linear(
-            backbone.feature_dim,
-            classes,
-            kernel_init=initializers.truncated_normal(HEAD_STD),
-            dtype=jnp.float32,
-            rngs=rngs,
+            width, classes, kernel_init=initializers.truncated_normal(HEAD_STD), dtype=jnp.float32, rngs=rngs
         )
         self.rngs = rngs
 
@@ -49,8 +52,28 @@ class Classifier(nnx.Module):
             debug: nothing here listens to it.
         """
         del debug
-        rngs = nnx.Rngs(drop_path=self.rngs.dropout()) if train else None
-        return self.output_projection(self.backbone(inputs, rngs=rngs).pooled.astype(jnp.float32))
+        backbone = nnx.merge(self.structure, _by_number(nnx.to_pure_dict(nnx.state(self.backbone))))
+        pooled = backbone(inputs, rngs=nnx.Rngs(drop_path=self.rngs.dropout()) if train else None).pooled
+        if train:
+            nnx.update(self.backbone, _to_words(nnx.to_pure_dict(nnx.state(backbone, nnx.BatchStat))))
+        return self.output_projection(pooled.astype(jnp.float32))
+
+
+def _by_word(weights: Mapping[Any, Any]) -> nnx.Dict:
+    """Variables of their own in a tree that Flax NNX can hold."""
+    return nnx.Dict(
+        {str(key): _by_word(x) if isinstance(x, Mapping) else type(x)(x[...]) for key, x in weights.items()}
+    )
+
+
+def _to_words(tree: Any) -> Any:
+    return {str(key): _to_words(x) for key, x in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def _by_number(tree: Any) -> Any:
+    if not isinstance(tree, Mapping):
+        return tree
+    return {int(key) if key.isdecimal() else key: _by_number(x) for key, x in tree.items()}
 
 
 def linen_classifier(backbone: str, classes: int, drop_path: float = 0.0) -> linen.Module:
@@ -70,16 +93,16 @@ def linen_classifier(backbone: str, classes: int, drop_path: float = 0.0) -> lin
 
 def _classifier(backbone: str, classes: int, drop_path: float, *, rngs: nnx.Rngs) -> Classifier:
     """The bridge builds it anew for every trace and then puts Linen's parameters into it."""
-    graphdef, state = _loaded(backbone, drop_path)
-    return Classifier(nnx.merge(graphdef, state), classes, rngs)
+    return Classifier(*_loaded(backbone, drop_path), classes, rngs)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(backbone: str, drop_path: float) -> tuple[Any, Any]:
-    """Structure and weights, on the host: the devices get the trainer's copy."""
+def _loaded(backbone: str, drop_path: float) -> tuple[Any, Any, int]:
+    """Structure, weights and width. The weights lie on the host: the devices get the trainer's copy."""
     host = jax.local_devices(backend="cpu")[0]
-    graphdef, state = nnx.split(zoo.load(backbone, drop_path=drop_path, place=lambda x: jax.device_put(x, host)).module)
-    return graphdef, nnx.to_pure_dict(state)
+    module = zoo.load(backbone, drop_path=drop_path, place=lambda x: jax.device_put(x, host)).module
+    structure, weights = nnx.split(module)
+    return structure, weights, module.feature_dim
 
 
 @functools.cache

@@ -20,8 +20,9 @@ from bob_jax.scenic import dataset, main, model
 
 jax.config.update("jax_num_cpu_devices", 2)
 
-name, workdir = sys.argv[1:]
-config = configs.get_config(f"{name},digits")
+argument, workdir = sys.argv[1:]
+name = argument.partition(",")[0]
+config = configs.get_config(argument)
 config.num_training_steps = 1
 config.lr_configs.warmup_steps = 0
 config.dataset_configs.limit = 90
@@ -44,7 +45,8 @@ again = np.concatenate([batch["inputs"].reshape(-1, *inputs.shape[1:]) for batch
 
 # The model: its parameters at the start are the published ones, and it says what the backbone says.
 flax_model = model.model_class()(config, data.meta_data).flax_model
-variables = flax_model.init({"params": jax.random.key(1)}, inputs[:2], train=False, debug=False)
+start = jax.random.split(jax.random.key(2))[1]  # what the trainer below draws from its key
+variables = flax_model.init({"params": start}, inputs[:2], train=False, debug=False)
 head = variables["params"]["output_projection"]
 loaded = zoo.load(name).module
 expected = loaded(inputs[:16]).pooled @ head["kernel"] + head["bias"][None]
@@ -65,6 +67,7 @@ state, _, summary = classification_trainer.train(
 before = jax.tree.leaves_with_path(variables["params"]["backbone"])
 after = dict(jax.tree.leaves_with_path(jax.tree.map(lambda x: x[0], state.params["backbone"])))
 moved = {jax.tree_util.keystr(path): float(np.abs(np.asarray(after[path]) - np.asarray(x)).max()) for path, x in before}
+head_moved = float(np.abs(np.asarray(state.params["output_projection"]["kernel"][0]) - head["kernel"]).max())
 stats = jax.tree.leaves(state.model_state)
 print(
     json.dumps(
@@ -77,6 +80,7 @@ print(
             "parity": float(jnp.abs(logits - expected).max() / jnp.abs(expected).max()),
             "parameters": len(moved),
             "still": [path for path, distance in moved.items() if distance == 0],
+            "head_moved": head_moved,
             "largest": max(moved.values()),
             "statistics": len(stats),
             "statistics_agree": all(bool((x[0] == x[1]).all()) for x in stats),
