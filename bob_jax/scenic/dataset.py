@@ -110,7 +110,7 @@ def _as_scenic(
     if random is not None:
         mirrored = random.random(len(images)) < 0.5
         images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-    mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
+    mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
     inputs = (images.astype(np.float32) / 255 - mean) / std
     weights = batch["mask"].astype(np.float32)
     return {"inputs": inputs.astype(dtype), "label": batch["label"], "batch_mask": weights}

@@ -111,7 +111,7 @@ def model_class() -> Any:
     from ml_collections import ConfigDict
     from scenic.model_lib.base_models.classification_model import ClassificationModel
 
-    class BackboneClassificationModel(ClassificationModel):  # type: ignore[misc]
+    class BackboneClassificationModel(ClassificationModel):
         """Scenic's classification model, loss and metrics, around a backbone of the zoo."""
 
         def build_flax_model(self) -> linen.Module:
