@@ -46,6 +46,7 @@ EXCLUDED = {
     "python -m venv": "CI makes one for the whole suite (Makefile)",
     ". .venv/bin/activate": "a test runs in its environment",
     "cd bob_jax": "the folder of the page stands for the checkout",
+    "ray start": "would leave a cluster behind; tests/launch has one of its own",
     "git clone": "needs the network",
     "gcloud": "needs a project and a TPU; what stands behind --command is tried",
 }
@@ -78,7 +79,7 @@ def follow(block: Block, home: Path) -> None:
         case "yaml", "":
             yaml.safe_load(block.text)
         case "", "":
-            if re.search(r"^\s*(bob|python|pip|make) ", block.text, re.M):
+            if re.search(r"^\s*(bob|python|pip|make|git|gcloud|srun|ray) ", block.text, re.M):
                 raise PageError(f"{where}: commands in a block without a language: write ```sh")
         case _:
             raise PageError(f"{where}: nobody says how to try a block '{block.language}' with the mark '{block.mark}'")
@@ -158,6 +159,9 @@ def _bob(words: list[str], command: Command, *, in_earnest: bool) -> int:
             catalog.card(arguments.name)
         case "reproduce", *_ if arguments.name:
             expected.row(arguments.name)
+        case "pick", *_ if arguments.backbones:
+            for name in arguments.backbones.split(","):
+                zoo.card(name)
         case "backbones", "add":
             remember(arguments.name)
     return 0

@@ -78,6 +78,7 @@ def one(text: str, language: str = "sh", mark: str = "") -> Block:
         (one("bob data prepare pet"), "did you mean pets"),
         (one("bob data check cupp"), "unknown data set 'cupp'"),
         (one("bob data check cub --backbone resnet5O_sscd"), "did you mean resnet50_sscd"),
+        (one("bob pick images --backbones vit_b16_clip,vit_b14_dinov3"), "unknown backbone 'vit_b14_dinov3'"),
         (one("bob reproduce digits_knn"), "did you mean"),
         (one("python -m converters verify vit_b16_klip"), "did you mean vit_b16_clip"),
         (one("python -m converters verfy vit_b16_clip"), "invalid choice"),
