@@ -1,7 +1,10 @@
 """`bob pick` and `bob predict`: which backbone for these images, and the classifier that came of it."""
 
 import argparse
+import contextlib
+import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,8 @@ def _pick(arguments: argparse.Namespace) -> int:
     known = (*given.warnings, *left_out)
     for line in known:
         _say(f"note: {line}")
-    done = run.pick(given, found, left_out, clock, _say)
+    with _stopping(clock.stop):
+        done = run.pick(given, found, left_out, clock, _say)
     for line in done.answer.setting.warnings:
         if line not in known:
             _say(f"note: {line}")
@@ -78,6 +82,26 @@ def _pick(arguments: argparse.Namespace) -> int:
             done.classifier.save(arguments.save)
             _say(f"wrote {arguments.save}: bob predict {arguments.save} IMAGE...")
     return 130 if stopped else 0
+
+
+@contextlib.contextmanager
+def _stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """Inside the block Ctrl-C asks to stop after the running step, and a second one stops at once.
+
+    An exception in the midst of a compilation has been seen to take the process with it, and what is known would be
+    lost.
+    """
+
+    def ask(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        _say("stopping after this step, with what is known by then; Ctrl-C again stops at once")
+        stop()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _listed(text: str | None) -> list[str]:

@@ -47,6 +47,7 @@ class Budget:
             kind: of the device; this machine's when None.
         """
         self.total = seconds
+        self.stopped = False
         self.started = time.monotonic()
         kind = kind or devices.here()
         each = devices.speed(kind) or devices.UTILISATION * 100_000  # an accelerator nobody has listed
@@ -58,13 +59,17 @@ class Budget:
         """Seconds since the start."""
         return time.monotonic() - self.started
 
+    def stop(self) -> None:
+        """The user has had enough: no time is left for another step."""
+        self.stopped = True
+
     def left(self) -> float:
-        """Seconds of the race that are left; negative when they are over."""
-        return self.total * (1 - RESERVE) - self.spent()
+        """Seconds of the race that are left; 0 or less when they are over."""
+        return 0.0 if self.stopped else self.total * (1 - RESERVE) - self.spent()
 
     def left_in_all(self) -> float:
         """Seconds left with what was kept for the end."""
-        return self.total - self.spent()
+        return 0.0 if self.stopped else self.total - self.spent()
 
     def extraction(self, one: Candidate, images: int) -> float:
         """Seconds to read images and take them through a backbone that is loaded."""

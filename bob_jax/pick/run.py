@@ -51,7 +51,7 @@ def pick(images: Images, candidates: Sequence[Candidate], left_out: Sequence[str
 
     Raises:
         BobError: nothing can be said: no time, no image that can be read, no backbone that can be had.
-        KeyboardInterrupt: the user stopped it before anything was known.
+        KeyboardInterrupt: `budget.stop` was called before anything was known.
     """
     bench = Bench(images.source, folds.order(np.asarray(images.source.labels)), meshes.make_mesh(), budget)
     look = _Labelled if images.labelled else _Unlabelled
@@ -66,10 +66,11 @@ class _Look:
     bench: Bench
     budget: Budget
     say: Say
-    stopped: bool = False
 
     def affordable(self, size: int) -> None:
         """Raises BobError where the time does not suffice for the cheapest of all."""
+        if self.budget.stopped:
+            raise KeyboardInterrupt
         least, first = min((self.budget.step(one, size, True), one.name) for one in self.candidates)
         if least > self.budget.left_in_all():
             raise BobError(
@@ -78,14 +79,10 @@ class _Look:
             )
 
     def quietly(self, step: Callable[[], None], words: str) -> None:
-        """A step that there may be no time for; Ctrl-C ends it, and all that would come after it."""
-        if self.stopped or self.budget.left_in_all() <= 0:
-            return
-        self.say(words)
-        try:
+        """A step that there may be no time for."""
+        if self.budget.left_in_all() > 0:
+            self.say(words)
             step()
-        except KeyboardInterrupt:
-            self.stopped = True
 
     def setting(self, more: Sequence[str]) -> Setting:
         unread = [name for name in self.bench.unread if name not in self.images.unread]
@@ -98,7 +95,7 @@ class _Look:
             devices.here(),
             self.budget.spent(),
             self.budget.total,
-            self.stopped,
+            self.budget.stopped,
             (*self.images.warnings, *lost, *self.left_out, *more),
         )
 
@@ -115,7 +112,6 @@ class _Labelled(_Look):
             race.settle()
             if not race.standing():
                 raise
-            self.stopped = True
         choice = labelled.choose(race, judge, self._memory(race))
         after = After(self.images, self.bench, self.budget, judge, race, choice)
         name = choice.chosen
@@ -143,6 +139,8 @@ class _Labelled(_Look):
         """The judge, whose findings are said."""
 
         def tell(name: str, size: int) -> np.ndarray | None:
+            if self.budget.stopped:
+                raise KeyboardInterrupt
             correct = judge(name, size)
             if correct is None:
                 self.say(judge.left_out[-1])
@@ -156,19 +154,14 @@ class _Labelled(_Look):
     def _memory(self, race: Race) -> Callable[[Candidate], int | None]:
         """Memory of those that may be taken: for the others nobody needs to compile again."""
         wanted = {runner.name for runner in race.standing()}
-        return lambda one: self.bench.memory(one) if one.name in wanted and not self.stopped else None
+        return lambda one: self.bench.memory(one) if one.name in wanted and not self.budget.stopped else None
 
 
 class _Unlabelled(_Look):
     def find(self) -> Found:
         looker = Looker(self.candidates, self.bench, self.budget, self.say)
         self.affordable(looker.size)
-        try:
-            looker.run()
-        except KeyboardInterrupt:
-            if not looker.features:
-                raise
-            self.stopped = True
+        looker.run()
         look = looker.look()
         pairs: list[tuple[copies.Pair, ...]] = []
 

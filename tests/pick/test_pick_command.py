@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -251,12 +250,12 @@ def test_ctrl_c_shows_what_is_known(tmp_path, cache):
         for line in process.stderr:
             seen.append(line)
             if line.startswith("resnet10_nano_glyphs: "):
-                time.sleep(0.2)
                 process.send_signal(signal.SIGINT)
                 break
         out, err = process.communicate(timeout=300)
     assert process.returncode == 130, "".join(seen) + err
     assert "Take resnet10_nano_glyphs: " in out and "you stopped it" in out
+    assert "stopping after this step" in err
     assert not (tmp_path / "mine.safetensors").exists() and "is not written: it was stopped" in err
     assert (tmp_path / "pick" / "given" / "pick.png").exists()
 

@@ -9,7 +9,6 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from bob_jax.data.arrays import ArraySource
 from bob_jax.pick import copies, curve, evidence, folds, geometry, heads
-from bob_jax.training.mesh import make_mesh
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +22,15 @@ def clouds():
 
 
 @pytest.fixture(scope="module")
-def outcome(clouds):
+def outcome(clouds, mesh):
     features, labels, fold = clouds
-    return heads.cross_validate(features, labels, 3, fold[None], make_mesh())
+    return heads.cross_validate(features, labels, 3, fold[None], mesh)
 
 
-def test_probes_out_of_fold_are_probes_of_the_other_folds(clouds):
+def test_probes_out_of_fold_are_probes_of_the_other_folds(clouds, mesh):
     """Whatever they are padded to: scikit-learn trains on the other folds alone."""
     features, labels, fold = clouds
-    logits = heads.probe_out_of_fold(features, labels, 3, fold, make_mesh())
+    logits = heads.probe_out_of_fold(features, labels, 3, fold, mesh)
     for i, strength in ((1, 1e-3), (3, 1e-1)):
         for number in (0, 4):
             train, test = fold != number, fold == number
@@ -66,17 +65,25 @@ def test_the_outcome_is_of_the_best_lambda(clouds, outcome):
     assert heads.best_strength(np.ones((4, 5))) == 4  # of equals the simplest
 
 
-def test_an_image_that_is_only_learned_from_is_not_judged(clouds):
+def test_on_many_devices_it_is_the_same(clouds, mesh, all_devices):
+    features, labels, fold = clouds
+    first = np.where(fold == 0, 0, folds.ALWAYS)
+    one, eight = (heads.probe_out_of_fold(features, labels, 3, first, where) for where in (mesh, all_devices))
+    # Sums in another order send the search another way; both end where no gradient entry is above 1e-4.
+    np.testing.assert_allclose(one, eight, atol=0.02)
+
+
+def test_an_image_that_is_only_learned_from_is_not_judged(clouds, mesh):
     features, labels, fold = clouds
     fold = np.where(np.arange(240) < 5, folds.ALWAYS, fold)
-    found = heads.cross_validate(features, labels, 3, fold[None], make_mesh())
+    found = heads.cross_validate(features, labels, 3, fold[None], mesh)
     assert found.index.tolist() == list(range(5, 240)) and len(found.first) == 235
 
 
-def test_the_curve_is_training_on_parts(clouds):
+def test_the_curve_is_training_on_parts(clouds, mesh):
     """Each point again by scikit-learn on the very images."""
     features, labels, fold = clouds
-    seen = curve.learn(features, labels, 3, fold, make_mesh())
+    seen = curve.learn(features, labels, 3, fold, mesh)
     parts = curve.parts(labels, fold)
     assert len(seen.points) == len(parts) > 3
     assert all((small <= large).all() for small, large in itertools.pairwise(parts)) and parts[-1].all()
