@@ -23,8 +23,8 @@ from bob_jax.data import coco, digits, masks
 from bob_jax.data.base import DetectionDataset
 
 NAME = "digit_scenes"
-EDITION = "1"  # of the recipe below: another edition is another folder
-COUNTS = {"train": 800, "validation": 100, "test": 200}
+EDITION = "2"  # of the recipe below: another edition is another folder
+COUNTS = {"train": 2400, "validation": 100, "test": 200}
 SIZES = ((128, 128), (96, 128), (128, 96))  # height and width of pictures
 
 # Ranges of what is drawn at random.
@@ -54,7 +54,7 @@ class Drawn:
 
 
 def load() -> DetectionDataset:
-    """The scenes: 800 train (without those that are empty), 100 validation and 200 test, drawn when first asked for."""
+    """The scenes: 2,400 train (without those that are empty), 100 validation and 200 test, drawn when first asked for."""
     root = cache_dir("data") / f"{NAME}_{EDITION}"
     if not root.is_dir():
         write(root, COUNTS)

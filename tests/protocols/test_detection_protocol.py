@@ -115,7 +115,7 @@ def test_a_record_holds_scores_of_boxes_and_masks_outputs_pictures_and_weights(l
     }
     assert all(score.low <= score.value <= score.high and score.higher_is_better for score in record.metrics.values())
     arrays = store.per_example(record.cell.id)
-    assert arrays["detection_box"].shape == (IMAGES, 20, 4)
+    assert arrays["detection_box"].shape == (IMAGES, recipe().detections, 4)
     valid = arrays["detection_valid"]
     assert valid.any() and (arrays["detection_score"][valid] > 0).all() and not arrays["detection_score"][~valid].any()
     assert (np.diff(arrays["detection_score"], axis=1) <= 0).all()  # the surest first
