@@ -281,21 +281,49 @@ def _contracted(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
     Float32 maps are multiplied in float32 on every platform; bfloat16 ones take bfloat16 weights.
     """
-
-    def contract(weights: tuple[jax.Array, jax.Array]) -> jax.Array:
-        rows, columns = weights
-        boxes, size = rows.shape[:2]
-        # One product with all rows of all boxes, then one for each row: a box at a time is twice as slow on a CPU.
-        half = jnp.einsum("rh,hwc->rwc", rows.reshape(boxes * size, -1), x, precision=jax.lax.Precision.HIGHEST)
-        whole = jnp.einsum("rwc,rxw->rxc", half, jnp.repeat(columns, size, axis=0), precision=jax.lax.Precision.HIGHEST)
-        return whole.reshape(boxes, size, size, -1)
-
     total = len(rows)
     rows, columns = rows.astype(x.dtype), columns.astype(x.dtype)
     if total <= CHUNK:
-        return contract((rows, columns))
+        return _both_products(x, rows, columns)
     chunks = math.ceil(total / CHUNK)
     padding = ((0, chunks * CHUNK - total), (0, 0), (0, 0))
     split = [jnp.pad(w, padding).reshape(chunks, CHUNK, *w.shape[1:]) for w in (rows, columns)]
-    results = jax.lax.map(contract, (split[0], split[1]))
+    results = jax.lax.map(lambda weights: _both_products(x, *weights), (split[0], split[1]))
     return results.reshape(chunks * CHUNK, *results.shape[2:])[:total]
+
+
+@jax.custom_vjp
+def _both_products(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """[H, W, C], [T, size, H] and [T, size, W] to [T, size, size, C]; the weights have no gradient.
+
+    One product with all rows of all boxes, then one for each row: a box at a time is twice as slow on a CPU. The
+    gradient is written out because the derived one makes both products the wrong way round and turns them over, which
+    takes twice as long as all the rest on a CPU.
+    """
+    boxes, size, height = rows.shape
+    half = _times(rows.reshape(boxes * size, height), x.reshape(height, -1)).reshape(boxes * size, *x.shape[1:])
+    return _times(jnp.repeat(columns, size, axis=0), half).reshape(boxes, size, size, -1)
+
+
+def _both_products_forward(
+    x: jax.Array, rows: jax.Array, columns: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _both_products(x, rows, columns), (rows, columns)
+
+
+def _both_products_backward(
+    weights: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    rows, columns = weights
+    boxes, size, height = rows.shape
+    back = jnp.repeat(jnp.swapaxes(columns, 1, 2), size, axis=0)
+    half = _times(back, gradient.reshape(boxes * size, size, -1))
+    whole = _times(rows.reshape(boxes * size, height).T, half.reshape(boxes * size, -1))
+    return whole.reshape(height, *half.shape[1:]), jnp.zeros_like(rows), jnp.zeros_like(columns)
+
+
+_both_products.defvjp(_both_products_forward, _both_products_backward)
+
+
+def _times(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
