@@ -40,7 +40,7 @@ DEFAULT = (
 )
 BACKBONES = (*DEFAULT, "vit_micro8_random", "vit_nano4_random", "resnet18_nano_random", "resnet26_nano_random")
 
-ASIDE = ("transferability", "detection")  # a guess and no judgement; ten minutes for each backbone
+ASIDE = ("transferability", "detection")  # a guess and no judgement; eleven minutes for each backbone
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "knn": {"k": (1, 3, 5, 10, 20), "temperature": 0.07, "batch_size": 256},
