@@ -106,8 +106,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "batch_size": 256,
     },
     "transferability": {"images": 1000, "batch_size": 256},
-    # The detector of configs/detection.py, small: a quarter of its width, a sixth of its inputs' side. How it was chosen,
-    # on validation: docs/detection.md.
+    # The detector of configs/detection.py, small: a quarter of its width, a sixth of its inputs' side. Its values were
+    # chosen on validation: docs/detection.md.
     "detection": DESIGN
     | TRAINING
     | {

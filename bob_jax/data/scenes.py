@@ -54,7 +54,7 @@ class Drawn:
 
 
 def load() -> DetectionDataset:
-    """The scenes: 2,400 train (without the empty ones), 100 validation and 200 test, drawn when first asked for."""
+    """The scenes: 2,400 train (without empty ones), 100 validation and 200 test, drawn when first asked for."""
     root = cache_dir("data") / f"{NAME}_{EDITION}"
     if not root.is_dir():
         write(root, COUNTS)
