@@ -399,11 +399,8 @@ def _timm_layers(module: Any) -> dict[str, int]:
 
     try:
         matcher = module.group_matcher(coarse=False)
-    except (
-        AssertionError,
-        NotImplementedError,
-    ):  # how timm says that a model has none; then the order of modules counts
-        return {}
+    except (AssertionError, NotImplementedError):
+        return {}  # so timm says that a model has none; then the order of modules counts
     found: dict[str, int] = group_parameters(module, matcher, reverse=True)
     return found
 

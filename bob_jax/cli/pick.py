@@ -42,9 +42,10 @@ def _pick(arguments: argparse.Namespace) -> int:
     import jax
 
     from bob_jax.cache import cache_dir
+    from bob_jax.launch import durations
     from bob_jax.pick import budget, candidates, drawing, images, run, table
 
-    clock = budget.Budget(budget.parse(arguments.budget))
+    clock = budget.Budget(durations.parse(arguments.budget))
     jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
     found, left_out = candidates.candidates(
         _listed(arguments.backbones),

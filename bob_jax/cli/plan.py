@@ -68,9 +68,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _propose(arguments: argparse.Namespace, config: Any, device: str) -> int:
     from bob_jax import grid
-    from bob_jax.launch import budget, budget_table, config_file, estimate
+    from bob_jax.launch import budget, budget_table, config_file, durations, estimate
 
-    seconds = budget.seconds_of(arguments.budget)
+    seconds = durations.parse(arguments.budget)
     outlook = estimate.outlook(grid.cells(config), config, device)
     found = budget.propose(outlook, seconds)
     if arguments.out:

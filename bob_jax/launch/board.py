@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from bob_jax.grid import Cell
+from bob_jax.launch import durations
 from bob_jax.launch.settle import ATTEMPTS, Outcome
 from bob_jax.launch.time_left import TimeLeft
 from bob_jax.results.record import Estimate
@@ -130,7 +131,7 @@ class Board:
         had = {place.cell: place.devices * (time.monotonic() - place.since) for place in busy if place.cell}
         waiting = [cell for cell in self._number if cell not in self._settled and cell not in had]
         left = self._time.seconds(waiting, had, devices)
-        return ", ".join(words if left is None else [*words, f"about {duration(left)} left"])
+        return ", ".join(words if left is None else [*words, f"about {durations.words(left)} left"])
 
     def table(self) -> Any:
         """The live table: a row for each machine, the score below."""
@@ -142,7 +143,7 @@ class Board:
         for name, place in list(self._places.items()):
             cell, since = place.cell, place.since
             busy = place.devices if cell else 0
-            row = (f"{self._position(cell)}", duration(time.monotonic() - since)) if cell else ("-", "")
+            row = (f"{self._position(cell)}", durations.words(time.monotonic() - since)) if cell else ("-", "")
             table.add_row(name, f"{place.devices} x {place.kind}", f"{busy} of {place.devices}", *row)
         return Group(table, f"{len(self._number)} cells: {self.status()}")
 
@@ -160,10 +161,3 @@ class Board:
                 place.cell = None
                 return before
         return None
-
-
-def duration(seconds: float) -> str:
-    """In the unit that a person would choose: "40 s", "12 min", "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -15,7 +15,6 @@ more time never buys less.
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -35,8 +34,6 @@ from bob_jax.results.schema import plain
 # move tau of the gauntlet by 0.001.
 INTERVALS, DEPTH = 60, 4
 ROUNDS = 2  # through all settings
-
-UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +76,6 @@ class Proposal:
     tau: float
     now: float
     evidence: int
-
-
-def seconds_of(text: str) -> float:
-    """The time that "50h", "1.5d", "90min", "600s" stands for.
-
-    Raises:
-        BobError: it stands for none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?(s|m|min|h|d)", text.strip())
-    if match is None or not float(match[1]) > 0:
-        raise BobError(f"--budget '{text}' is no time: write 50h, 1.5d or 90min of one device")
-    return float(match[1]) * UNITS[match[2]]
 
 
 def propose(outlook: Outlook, seconds: float) -> Proposal:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bob_jax.grid import Cell
 from bob_jax.launch.budget import Proposal, Setting
-from bob_jax.launch.plan_table import span
+from bob_jax.launch.durations import words
 
 COLUMNS = ("task", "protocol", "kept", "cells", "time", "keeps", "drops")
 
@@ -42,7 +42,7 @@ def rows(proposal: Proposal, seconds: Mapping[Cell, float]) -> list[tuple[Any, .
     for name in kept.keys() | dropped.keys():
         have, lack, its = kept.get(name, []), dropped.get(name, []), cells.get(name, [])
         share = f"{len(have)} of {len(have) + len(lack)}"
-        time = span(sum(seconds.get(cell, 0.0) for cell in its)) if its else None
+        time = words(sum(seconds.get(cell, 0.0) for cell in its)) if its else None
         found.append(((have or lack)[0].column.task, name, share, len(its), time, _names(have), _names(lack)))
     return sorted(found, key=lambda row: row[:2])
 
@@ -51,8 +51,8 @@ def sentences(proposal: Proposal, seconds: float) -> Iterator[str]:
     """What the choice takes and what it is worth."""
     settings = len(proposal.kept) + len(proposal.dropped) + len(proposal.unknown)
     yield (
-        f"{len(proposal.kept)} of {settings} settings, {len(proposal.cells)} cells: {span(proposal.seconds)} of the "
-        f"budget of {span(seconds)}; the whole grid takes {span(proposal.whole)}"
+        f"{len(proposal.kept)} of {settings} settings, {len(proposal.cells)} cells: {words(proposal.seconds)} of the "
+        f"budget of {words(seconds)}; the whole grid takes {words(proposal.whole)}"
     )
     source = f"records of {proposal.evidence} settings and a prior" if proposal.evidence else "a prior alone"
     yield (

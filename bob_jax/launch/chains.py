@@ -13,8 +13,7 @@ def chains(cells: Sequence[Cell]) -> list[list[Cell]]:
 
     In one chain are all cells that look with the same frozen backbone at the same images, whose features the first one
     leaves in the cache of its machine, all that judge the head of one of them, and all that ask the same under another
-    benchmark. A cell that trains its backbone
-    shares no features: without a judge it is a chain of its own.
+    benchmark. A cell that trains its backbone shares no features: without a judge it is a chain of its own.
     """
     leader: dict[Hashable, Hashable] = {}
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bob_jax.launch import devices
+from bob_jax.launch.durations import words
 from bob_jax.launch.plan import Download, Line, Plan
 from bob_jax.results import foresight
 
@@ -68,19 +69,12 @@ def sentences(plan: Plan) -> Iterator[str]:
 
 
 def _hours(plan: Plan) -> str:
-    return span(plan.hours * 3600)
+    return words(plan.hours * 3600)
 
 
 def _time(lines: Iterable[Line]) -> str | None:
     known = [line.seconds for line in lines if line.seconds is not None]
-    return span(sum(known)) if known else None
-
-
-def span(seconds: float) -> str:
-    """A time a person can read; not to the second."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.0f} h"
+    return words(sum(known)) if known else None
 
 
 def _downloads(lines: Iterable[Line]) -> list[Download]:

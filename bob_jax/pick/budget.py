@@ -1,40 +1,19 @@
 """The time there is, and what a step will take of it: counted before, corrected by what steps did take."""
 
 import os
-import re
 import statistics
 import time
 
 import jax
 
-from bob_jax.errors import BobError
 from bob_jax.launch import devices
 from bob_jax.pick.candidates import Candidate
-
-UNITS = {"": 60.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}  # a bare number is minutes
 
 # Taken until something is measured: seconds to load and compile a backbone, to read and prepare an image on one core,
 # to judge features, and bytes a second from the hub.
 START, READ, JUDGE, NETWORK = 5.0, 2e-3, 4.0, 20e6
 PROBE = 25 * 60 * 6e-9  # GFLOPs by image, dimension and class: 25 trainings of about 60 steps, each forward and back
 RESERVE = 0.2  # of the budget, for what comes after the race: learning curve, copies, pictures
-
-
-def parse(text: str) -> float:
-    """Seconds of "10m", "90s", "1h", "1h30m"; a bare number is minutes.
-
-    Raises:
-        BobError: anything else, or no time at all.
-    """
-    parts = re.findall(r"([\d.]+)\s*(min|[smh]?)", text.strip().lower())
-    whole = "".join(number + unit for number, unit in parts) == re.sub(r"\s", "", text.lower())
-    try:
-        seconds = sum(float(number) * UNITS[unit] for number, unit in parts) if whole else 0.0
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise BobError(f"--budget '{text}' is no time: write 10m, 90s or 1h")
-    return seconds
 
 
 class Budget:

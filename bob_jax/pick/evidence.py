@@ -13,8 +13,6 @@ from scipy import special
 
 from bob_jax.metrics import bootstrap
 
-WIDTH = 1.959963984540054  # half of a normal distribution's middle 95 %, in standard deviations
-
 
 @dataclasses.dataclass(frozen=True)
 class Share:
@@ -38,9 +36,9 @@ def wilson(value: float, n: int) -> Share:
     """
     if n < 1:
         raise ValueError("no images")
-    square = WIDTH**2 / n
+    square = bootstrap.NORMAL**2 / n
     centre = (value + square / 2) / (1 + square)
-    half = WIDTH / (1 + square) * np.sqrt(value * (1 - value) / n + square / (4 * n))
+    half = bootstrap.NORMAL / (1 + square) * np.sqrt(value * (1 - value) / n + square / (4 * n))
     return Share(value, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n)
 
 

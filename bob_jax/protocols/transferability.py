@@ -12,12 +12,11 @@ import numpy as np
 
 from bob_jax.data.base import Dataset
 from bob_jax.metrics import transferability
-from bob_jax.metrics.bootstrap import Estimate
+from bob_jax.metrics.bootstrap import NORMAL, Estimate
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.features import extract
 
 HALVES = 10  # random halves, whose scores tell how sure the whole's is
-WIDTH = 1.959963984540054  # half of a normal distribution's middle 95 %, in standard deviations
 # For N-LEEP, whose mixture has five Gaussians a class: more take hours, and of fewer images each is a cluster of one.
 MOST_CLASSES, FEWEST_PER_CLASS = 100, 40
 
@@ -83,7 +82,7 @@ def scores(features: np.ndarray, labels: np.ndarray, generator: np.random.Genera
     found = {}
     for name, function in functions.items():
         value = function(features, labels)
-        spread = WIDTH * float(np.std([function(features[half], labels[half]) for half in halves], ddof=1))
+        spread = NORMAL * float(np.std([function(features[half], labels[half]) for half in halves], ddof=1))
         found[name] = Estimate(value, value - spread, value + spread, len(labels))
     return found
 

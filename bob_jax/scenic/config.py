@@ -1,6 +1,6 @@
 """A Scenic config: fine-tuning of a backbone of the zoo by Scenic's classification trainer.
 
-    python -m bob_jax.scenic --config=bob_jax/scenic/config.py:vit_b16_clip,pets --workdir=/tmp/pets
+    python -m bob_jax.scenic --config=bob_jax/scenic/config.py:vit_b16_clip,pets --workdir=runs/pets
 
 The argument is BACKBONE, BACKBONE,DATASET or BACKBONE,DATASET,frozen; without one it is what comes along, a small ViT
 and handwritten digits. `frozen` trains the head alone.

@@ -301,6 +301,7 @@ def test_cost_at_1024_pixels():
     padding = 8 * (25 * 196 - 4097)
     saved = pairs * 2 * 2 * 768 - padding * 2 * 4 * 768**2  # two products; query, key, value and output of padding
     softmax = pairs * 12 * 6  # a few operations for every logit of 12 heads
+    # Operations on single numbers are counted as the compiler fuses them: "a few" above is not exact.
     assert whole - local == pytest.approx(saved + softmax, rel=0.02)
     assert local < 0.75 * whole
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bob_jax import grid
 from bob_jax.launch import board as boards
-from bob_jax.launch.board import Board, duration
+from bob_jax.launch.board import Board
 from bob_jax.launch.settle import Outcome
 from bob_jax.launch.time_left import TimeLeft
 from bob_jax.results.record import Estimate
@@ -122,8 +122,3 @@ def test_estimates_tell_the_time_before_any_cell_is_done(config):
         board.expect({cell: Estimate(300.0, "table", None, 0.0) for cell in cells})
         board.join("here", 2, "cpu")
         assert board.status() == "0 done, 0 running, 0 failed, 0 of 2 devices busy, about 8 min left"
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h")])
-def test_durations_are_in_the_unit_that_a_person_would_choose(seconds, words):
-    assert duration(seconds) == words

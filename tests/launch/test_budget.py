@@ -292,19 +292,6 @@ def test_records_of_another_seed_teach_what_settings_have_in_common(tmp_path):
     assert [one.evidence for one in both] == [3, 0] and both[0].tau != pytest.approx(both[1].tau, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("50h", 180_000), ("1.5d", 129_600), ("90min", 5400), ("90m", 5400), ("600 s", 600)]
-)
-def test_times(text, seconds):
-    assert budget.seconds_of(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["50", "h", "-1h", "0h", "1 week", "1e3h", ""])
-def test_what_is_no_time(text):
-    with pytest.raises(BobError, match=r"is no time: write 50h, 1\.5d or 90min"):
-        budget.seconds_of(text)
-
-
 def test_too_little_time_says_how_much_it_takes(tmp_path):
     with pytest.raises(BobError, match=r"buys no setting for all backbones; the cheapest takes 0\.03"):
         budget.propose(outlook_of(digits_gauntlet(tmp_path)), 60.0)

@@ -260,13 +260,6 @@ def test_ctrl_c_shows_what_is_known(tmp_path, cache):
     assert (tmp_path / "pick" / "given" / "pick.png").exists()
 
 
-def test_budgets_are_times():
-    assert [budget.parse(text) for text in ("10m", "90s", "1h30m", "2", "0.5h")] == [600, 90, 5400, 120, 1800]
-    for text in ("", "m", "-1m", "0s", "1d", "1..5m"):
-        with pytest.raises(BobError, match="is no time"):
-            budget.parse(text)
-
-
 def test_the_smallest_and_those_that_have_seen_most_come_first(monkeypatch):
     everyone, left_out = candidates.candidates()
     names = [one.name for one in everyone]

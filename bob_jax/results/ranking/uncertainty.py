@@ -25,7 +25,6 @@ from bob_jax.results.boards import PerExample
 from bob_jax.results.ranking.settings import Settings
 from bob_jax.results.record import Record, Score
 
-WIDTH = 2 * 1.959963984540054  # of a normal distribution's middle 95 %, in standard deviations
 ROUNDING = 1e-12  # backbones this near to each other are equal
 
 
@@ -134,7 +133,7 @@ def _draw_images(
 
 
 def _draw_normal(score: Score, resamples: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(score.value, (score.high - score.low) / WIDTH, resamples)
+    return np.random.default_rng(seed).normal(score.value, (score.high - score.low) / (2 * bootstrap.NORMAL), resamples)
 
 
 def _draw_seeds(scores: np.ndarray, seeds: Sequence[int], key: int) -> np.ndarray:
