@@ -21,7 +21,35 @@ SPLIT_FOLDERS = {
 HELD_OUT = 0.2  # of the images, for a split that the folder does not have
 
 
-class FolderSource:
+class FileSource:
+    """Image files, by their paths below a folder."""
+
+    def __init__(self, root: Path, ids: Sequence[str], labels: np.ndarray, stamps: Sequence[object]):
+        """
+        Args:
+            root: the folder.
+            ids: path below it of each image.
+            labels: [N] int.
+            stamps: what tells, of each file, that it is still the same: its size, or more.
+        """
+        self.root, self.ids, self.labels = root, list(ids), labels.astype(np.int32)
+        held = "\n".join(f"{path}\t{stamp}" for path, stamp in zip(ids, stamps, strict=True))
+        self.fingerprint = hashlib.sha256(held.encode(errors="surrogateescape")).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads and decodes one image.
+
+        Raises:
+            CorruptImage: the file is no whole image, or is gone.
+        """
+        path = self.root / self.ids[index]
+        return {"image": decode_image(path, str(path)), "label": int(self.labels[index]), "id": self.ids[index]}
+
+
+class FolderSource(FileSource):
     """The image files below class folders.
 
     Attributes:
@@ -40,27 +68,12 @@ class FolderSource:
             BobError: a class folder that is not among the classes.
         """
         number = {name: label for label, name in enumerate(classes)}
-        self.root = root
         self.classes = tuple(classes)
-        self.ids = [path for path, _ in files]
         try:
-            self.labels = np.array([number[path.split("/")[depth]] for path in self.ids], np.int32)
+            labels = np.array([number[path.split("/")[depth]] for path, _ in files], np.int32)
         except KeyError as error:
             raise BobError(f"class {error} of {root} has no training images: add some, or remove its folder") from None
-        held = "\n".join(f"{path}\t{size}" for path, size in files)
-        self.fingerprint = hashlib.sha256(held.encode(errors="surrogateescape")).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Example:
-        """Reads and decodes one image.
-
-        Raises:
-            CorruptImage: the file is no whole image, or is gone.
-        """
-        path = self.root / self.ids[index]
-        return {"image": decode_image(path, str(path)), "label": int(self.labels[index]), "id": self.ids[index]}
+        super().__init__(root, [path for path, _ in files], labels, [size for _, size in files])
 
 
 def load(

@@ -16,9 +16,9 @@ from PIL import Image
 
 from bob_jax.data import digits
 from bob_jax.data.arrays import ArraySource
-from bob_jax.data.base import Example, Source
-from bob_jax.data.decode import FAILURES, decode_image
-from bob_jax.data.folder import EXTENSIONS, SPLIT_FOLDERS, images_below
+from bob_jax.data.base import Source
+from bob_jax.data.decode import FAILURES
+from bob_jax.data.folder import EXTENSIONS, SPLIT_FOLDERS, FileSource, images_below
 from bob_jax.errors import BobError
 
 NAMED = 3  # files that a warning names; of the others it gives the number
@@ -54,37 +54,6 @@ class Images:
     def labelled(self) -> bool:
         """Whether classes can be told apart."""
         return len(self.classes) > 1
-
-
-class Files:
-    """Image files anywhere, as a source."""
-
-    def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray):
-        """
-        Args:
-            root: that relative paths count from.
-            paths: of each image; they are the ids.
-            labels: [N] int32, -1 where there is none.
-        """
-        self.root, self.ids, self.labels = root, list(paths), labels.astype(np.int32)
-        held = "\n".join(f"{path}\t{size}" for path, size in zip(paths, map(self._stamp, paths), strict=True))
-        self.fingerprint = hashlib.sha256(f"{root}\n{held}".encode(errors="surrogateescape")).hexdigest()
-
-    def _stamp(self, path: str) -> str:
-        found = (self.root / path).stat()
-        return f"{found.st_size} {found.st_mtime_ns}"
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Example:
-        """Reads and decodes one image.
-
-        Raises:
-            CorruptImage: the file is no whole image, or is gone.
-        """
-        name = self.ids[index]
-        return {"image": decode_image(self.root / name, name), "label": int(self.labels[index]), "id": name}
 
 
 def embedded() -> Images:
@@ -275,9 +244,11 @@ def _whole(
     return Images(name, source, tuple(classes), _copies(source), test, tuple(warnings), unread)
 
 
-def _files(root: Path, rows: list[Row], number: dict[str, int]) -> Files:
+def _files(root: Path, rows: list[Row], number: dict[str, int]) -> FileSource:
     labels = [-1 if label is None else number.get(label, -1) for _, label in rows]
-    return Files(root, [path for path, _ in rows], np.array(labels, np.int32))
+    found = [(root / path).stat() for path, _ in rows]
+    stamps = [(file.st_size, file.st_mtime_ns) for file in found]
+    return FileSource(root, [path for path, _ in rows], np.array(labels, np.int32), stamps)
 
 
 def _has_a_head(path: Path) -> bool:
@@ -289,7 +260,7 @@ def _has_a_head(path: Path) -> bool:
         return False
 
 
-def _copies(source: Files) -> np.ndarray:
+def _copies(source: FileSource) -> np.ndarray:
     """[N] number of each image's content; only files of equal size are read."""
     sizes = [(source.root / path).stat().st_size for path in source.ids]
     often = collections.Counter(sizes)
