@@ -57,6 +57,11 @@ class Line:
     weights: Download | None
     data: Download | None
 
+    @property
+    def hours(self) -> float | None:
+        """Of one device."""
+        return None if self.seconds is None else self.seconds / 3600
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -85,7 +90,6 @@ class Plan:
         weights = [line.weights for line in self.lines if line.weights]
         data = [line.data for line in self.lines if line.data]
         open_ = [line for line in self.lines if not line.done]
-        watts = devices.power(self.device)
         return {
             "cells": len(self.lines),
             "done": len(self.lines) - len(open_),
@@ -94,8 +98,15 @@ class Plan:
             "hours": self.hours,
             "bytes_weights": sum(one.bytes or 0 for one in weights),
             "bytes_data": sum(one.bytes or 0 for one in data),
-            "money": None if self.price is None else self.price * self.hours,
-            "kilowatt_hours": None if watts is None else watts * self.hours / 1000,
+            **self.cost(self.hours),
+        }
+
+    def cost(self, hours: float | None) -> dict[str, float | None]:
+        """Money and energy of so many hours of one device; None where time, price or power is not known."""
+        watts = devices.power(self.device)
+        return {
+            "money": None if self.price is None or hours is None else self.price * hours,
+            "kilowatt_hours": None if watts is None or hours is None else watts * hours / 1000,
         }
 
 

@@ -9,8 +9,8 @@ from bob_jax.launch.durations import words
 from bob_jax.launch.plan import Download, Line, Plan
 from bob_jax.results import foresight
 
-COLUMNS = ("benchmark", "protocol", "cells", "done", "measured", "time", "download")
-CELL_COLUMNS = ("benchmark", "backbone", "dataset", "protocol", "seed", "state", "time", "download")
+COLUMNS = ("benchmark", "protocol", "cells", "done", "measured", "time", "money", "kWh", "download")
+CELL_COLUMNS = ("benchmark", "backbone", "dataset", "protocol", "seed", "state", "time", "money", "kWh", "download")
 
 
 def plain(plan: Plan) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def plain(plan: Plan) -> dict[str, Any]:
         "price": plan.price,
         "totals": plan.totals,
         "foresight": {source: dataclasses.asdict(ratio) for source, ratio in plan.foresight.items()},
-        "cells": [dataclasses.asdict(line) for line in plan.lines],
+        "cells": [dataclasses.asdict(line) | plan.cost(line.hours) for line in plan.lines],
     }
 
 
@@ -32,7 +32,7 @@ def by_protocol(plan: Plan) -> Iterator[tuple[Any, ...]]:
         groups.setdefault((line.benchmark, line.protocol), []).append(line)
     for (benchmark, protocol), lines in sorted(groups.items(), key=lambda item: item[0][0]):
         done, measured = sum(line.done for line in lines), sum(line.measured for line in lines)
-        yield benchmark, protocol, len(lines), done, measured, _time(lines), _bytes(_downloads(lines))
+        yield benchmark, protocol, len(lines), done, measured, *_taken(plan, lines), _bytes(_downloads(lines))
 
 
 def by_cell(plan: Plan) -> Iterator[tuple[Any, ...]]:
@@ -40,7 +40,8 @@ def by_cell(plan: Plan) -> Iterator[tuple[Any, ...]]:
     for line in plan.lines:
         state = "done" if line.done else "measured" if line.measured else "estimated"
         names = (line.benchmark, line.backbone, line.dataset, line.protocol, line.seed)
-        yield *names, state if line.seconds is not None else "unknown", _time([line]), _bytes(_downloads([line]))
+        state = state if line.seconds is not None else "unknown"
+        yield *names, state, *_taken(plan, [line]), _bytes(_downloads([line]))
 
 
 def sentences(plan: Plan) -> Iterator[str]:
@@ -72,9 +73,12 @@ def _hours(plan: Plan) -> str:
     return words(plan.hours * 3600)
 
 
-def _time(lines: Iterable[Line]) -> str | None:
-    known = [line.seconds for line in lines if line.seconds is not None]
-    return words(sum(known)) if known else None
+def _taken(plan: Plan, lines: Iterable[Line]) -> tuple[str | None, str | None, str | None]:
+    """Time, money and energy."""
+    known = [line.hours for line in lines if line.hours is not None]
+    cost = plan.cost(sum(known) if known else None)
+    money, energy = (None if value is None else f"{value:,.2f}" for value in cost.values())
+    return words(3600 * sum(known)) if known else None, money, energy
 
 
 def _downloads(lines: Iterable[Line]) -> list[Download]:

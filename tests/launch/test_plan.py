@@ -76,6 +76,13 @@ def test_a_plan_from_nothing_is_an_estimate(tmp_path):
     assert totals["hours"] == pytest.approx(sum(line.seconds for line in made.lines) / 3600)
     assert totals["money"] == pytest.approx(4.0 * totals["hours"])
     assert totals["kilowatt_hours"] == pytest.approx(0.7 * totals["hours"])
+    cells = plan_table.plain(made)["cells"]
+    assert cells[0]["money"] == pytest.approx(4.0 * made.lines[0].seconds / 3600)
+    assert sum(cell["kilowatt_hours"] for cell in cells) == pytest.approx(totals["kilowatt_hours"])
+    row = dict(zip(plan_table.CELL_COLUMNS, next(plan_table.by_cell(made)), strict=True))
+    assert (row["money"], row["kWh"]) == (f"{cells[0]['money']:.2f}", f"{cells[0]['kilowatt_hours']:.2f}")
+    unpriced = plan_table.plain(plan.make(config_of(WHO, tmp_path / "none"), H200))["cells"][0]
+    assert unpriced["money"] is None and unpriced["kilowatt_hours"] > 0
 
 
 def test_what_has_a_record_is_done_and_its_features_are_asked_of_the_next(tmp_path):
