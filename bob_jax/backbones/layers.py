@@ -178,13 +178,19 @@ class BatchNorm(nnx.Module):
 def normalise_groups(x: jax.Array, epsilon: float) -> jax.Array:
     """Group norm (Wu & He 2018, arXiv 1803.08494) without scale and bias: [B, H, W, C] to the same in float32.
 
-    The variance is PyTorch's two-pass one, as in `layers.LayerNorm`.
+    The variance is PyTorch's two-pass one, as in `layers.LayerNorm`. Sums go over the cells of a channel first and over
+    the few channels of a group then: with an axis of two channels innermost nothing vectorises.
     """
-    batch, height, width, channels = x.shape
-    grouped = x.astype(jnp.float32).reshape(batch, height, width, GROUPS, channels // GROUPS)
-    centred = grouped - jnp.mean(grouped, axis=(1, 2, 4), keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=(1, 2, 4), keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + epsilon)).reshape(x.shape)
+    x = x.astype(jnp.float32)
+    centred = x - _group_means(jnp.mean(x, axis=(1, 2)))
+    return centred * jax.lax.rsqrt(_group_means(jnp.mean(jnp.square(centred), axis=(1, 2))) + epsilon)
+
+
+def _group_means(values: jax.Array) -> jax.Array:
+    """The mean over each group's channels, for every channel: [B, C] to [B, 1, 1, C]."""
+    batch, channels = values.shape
+    means = jnp.mean(values.reshape(batch, GROUPS, channels // GROUPS), axis=-1)
+    return jnp.repeat(means, channels // GROUPS, axis=-1).reshape(batch, 1, 1, channels)
 
 
 class GroupNorm(nnx.Module):
