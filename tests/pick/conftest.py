@@ -27,7 +27,7 @@ def all_devices() -> Mesh:
     return mesh_of(8)
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")  # a session would outlast this folder: others would lose their mesh
 def one_device(mesh: Mesh) -> Iterator[None]:
     """What asks for a mesh gets that one."""
     with pytest.MonkeyPatch.context() as patch:
