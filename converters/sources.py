@@ -1,7 +1,8 @@
 """The original weights as a file on this machine: from the Hugging Face hub, from a URL or from the package, verified.
 
-What a source outside of the package resolved to the first time is pinned (trust on first use): later fetches ask for
-that very commit, and bytes with another sha256 are an error, never a silent change of a competitor.
+A card names the commit and the digest where they are known (`cards.pins`). What a source outside of the package
+resolved to the first time is pinned beside (trust on first use): later fetches ask for that very commit, and bytes with
+another sha256 are an error, never a silent change of a competitor.
 """
 
 import dataclasses
@@ -114,7 +115,8 @@ def _fetch_file(source: WeightSource) -> Fetched:
     if source.sha256 and not fetched.sha256.startswith(source.sha256.lower()):
         raise BobError(
             f"{path} has sha256 {fetched.sha256} where the card of {address(source)} says {source.sha256}: "
-            "delete the file to fetch it again"
+            "delete the file to fetch it again; if it stays so the publisher changed it, and only a file that you have "
+            "from before can be converted, with --from"
         )
     if pin is None:
         _write_pin(source, fetched)
@@ -180,7 +182,11 @@ def _fetch_hub(source: WeightSource, pin: Pin | None) -> tuple[Path, str]:
     except errors.GatedRepoError as error:
         raise BobError(f"{page} is gated: accept its licence there, run `hf auth login`, and start again") from error
     except errors.RevisionNotFoundError as error:
-        hint = f"it was pinned; to accept what is there now, delete {pin_path(source)}" if pin else "correct the card"
+        hint = (
+            f"it was pinned; to accept what is there now, delete {pin_path(source)}"
+            if revision != source.revision
+            else _way_out(source)
+        )
         raise BobError(f"{page} has no revision {revision}: {hint}") from error
     except errors.RepositoryNotFoundError as error:
         raise BobError(f"{page} does not exist, or is private: run `hf auth login` if you have access") from error
@@ -190,13 +196,23 @@ def _fetch_hub(source: WeightSource, pin: Pin | None) -> tuple[Path, str]:
             f"could not fetch {address(source)} ({reason}): fetch it once online, or convert a file with --from"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise BobError(f"{page} has no file {source.file} at revision {revision}: correct the card") from error
+        raise BobError(f"{page} has no file {source.file} at revision {revision}: {_way_out(source)}") from error
     except (errors.HTTPError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BobError(
             f"could not fetch {address(source)}: {reason}; start again, it goes on where it stopped"
         ) from error
     return Path(path), Path(path).parts[-len(Path(source.file).parts) - 1]
+
+
+def _way_out(source: WeightSource) -> str:
+    """What to do where the hub does not have what a card names."""
+    if re.fullmatch("[0-9a-f]{40}", source.revision):
+        return (
+            "the card pins this commit and the publisher has removed it; download the file from there yourself and "
+            "convert it with --from, or get a newer bob_jax"
+        )
+    return "correct the card"
 
 
 def _check_blob(fetched: Fetched) -> None:

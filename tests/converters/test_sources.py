@@ -86,6 +86,54 @@ def test_a_pinned_commit_that_is_gone_says_how_to_go_on(hub, monkeypatch, tmp_pa
         sources.fetch(ON_HUB)
 
 
+def pinned(hub: Hub, **changes) -> WeightSource:
+    """The file as it is now, by a card that names its commit and its digest."""
+    return WeightSource(**{"hub": REPOSITORY, "revision": hub.commit(REPOSITORY), "sha256": sha256(DATA)} | changes)
+
+
+def test_a_card_that_names_a_commit_gets_it_on_any_machine_whatever_main_is(hub, monkeypatch):
+    source = pinned(hub)
+    put(hub.folder, DATA[::-1])
+    fetched = sources.fetch(source)
+    assert (fetched.path.read_bytes(), fetched.commit, fetched.sha256) == (DATA, source.revision, source.sha256)
+    assert hub.gets()[-1][1] == f"/{REPOSITORY}/resolve/{source.revision}/model.safetensors"
+    assert sources.fetch(ON_HUB).sha256 == sha256(DATA[::-1])  # a pin of its own
+    seen = len(hub.requests)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert sources.cached(source) == fetched.path and sources.fetch(source) == fetched
+    assert len(hub.requests) == seen
+
+
+@pytest.mark.parametrize("fetched_before", [False, True])
+def test_a_card_whose_commit_is_gone_says_how_to_go_on(hub, monkeypatch, tmp_path, fetched_before):
+    """The first use's pin is of the same commit: to delete it would not help."""
+    source = pinned(hub)
+    if fetched_before:
+        sources.fetch(source)
+    put(hub.folder, DATA[::-1])
+    hub.commits.clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "emptied"))
+    with pytest.raises(BobError, match=rf"has no revision {source.revision}: the card pins .* --from") as caught:
+        sources.fetch(source)
+    assert "\n" not in str(caught.value) and "delete" not in str(caught.value)
+
+
+def test_a_commit_without_the_file_says_how_to_go_on(hub):
+    source = pinned(hub, file="other.safetensors")
+    with pytest.raises(
+        BobError, match=r"has no file other.safetensors at revision [0-9a-f]{40}: the card pins .*--from"
+    ):
+        sources.fetch(source)
+
+
+def test_a_card_whose_digest_is_not_that_of_its_commit_keeps_no_pin(hub):
+    source = pinned(hub, sha256="0" * 64)
+    with pytest.raises(BobError, match=r"where the card of .*@[0-9a-f]{40}/.* says 0{64}: delete .* --from") as caught:
+        sources.fetch(source)
+    assert "\n" not in str(caught.value)
+    assert not sources.pin_path(source).exists()
+
+
 def test_other_bytes_under_the_pinned_commit_are_an_error(hub):
     sources.fetch(ON_HUB)
     pin = sources.pin_path(ON_HUB)

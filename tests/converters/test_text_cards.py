@@ -6,7 +6,7 @@ import torch
 from tiny_clip import open_clip
 
 from bob_jax.backbones import parameters, zoo
-from bob_jax.backbones.cards import text as cards_text
+from bob_jax.backbones.cards import pins
 from converters import rules
 from converters.text import OPENCLIP_TEXT
 
@@ -78,5 +78,5 @@ def test_files_are_of_a_kind_that_is_there():
     """timm's repositories have safetensors; of the others only the pickle is sure."""
     for name in NAMES:
         source = zoo.text_card(name).source
-        wanted = cards_text.TIMM_FILE if source.hub.startswith("timm/") else cards_text.LAION_FILE
+        wanted = pins.OPEN_CLIP if source.hub.startswith("timm/") else pins.LAION
         assert source.file == wanted

@@ -1,6 +1,7 @@
 """Cards of AIMv2 (arXiv 2411.14402)."""
 
-from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, Card, Preprocessing
+from bob_jax.backbones.cards.pins import on_hub
 
 NOTES = (
     "The mean of the patches is timm's descriptor; the authors probe with a learned attention pool. The licence is "
@@ -16,7 +17,7 @@ def _card(name: str, tag: str, notes: str) -> Card:
         table="timm_aimv2",
         method="aimv2",
         data="DFN-2B, COYO and HQITP, image-text pairs",
-        source=WeightSource(hub=f"timm/{tag}"),
+        source=on_hub(f"timm/{tag}"),
         licence="apple-ascl",
         commercial=False,
         preprocessing=Preprocessing(crop_pct=1.0, mean=CLIP_MEAN, std=CLIP_STD),

@@ -7,6 +7,7 @@ from typing import Any
 
 from bob_jax.backbones import torch_program
 from bob_jax.backbones.card import IN1K, Card, Preprocessing, WeightSource
+from bob_jax.backbones.cards.pins import on_hub
 from bob_jax.backbones.pytorch import import_library
 from bob_jax.backbones.torch_program import TIMM, Origin
 from bob_jax.errors import BobError, unknown_name
@@ -118,7 +119,7 @@ def preprocessing_of(settings: Any, name: str, changes: Mapping[str, Any]) -> Pr
 def _weights(settings: Any, model: str, tag: str) -> WeightSource:
     if settings.hf_hub_id:
         hub = settings.hf_hub_id
-        return WeightSource(hub=f"{hub}{model}.{tag}" if hub.endswith("/") else hub)
+        return on_hub(f"{hub}{model}.{tag}" if hub.endswith("/") else hub)
     return WeightSource(url=settings.url if isinstance(settings.url, str) else settings.url[0])
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from bob_jax.backbones.card import HALF, IN1K, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import HALF, IN1K, Card, Preprocessing
+from bob_jax.backbones.cards.pins import on_hub
 from bob_jax.backbones.cards.vit import B, L
 
 V1_INPUT = Preprocessing(crop_pct=0.9, mean=HALF, std=HALF)
@@ -42,7 +43,7 @@ def _cards() -> list[Card]:
             table="timm_beit",
             method="beitv2" if "beitv2" in name else "beit",
             data=data,
-            source=WeightSource(hub=f"timm/{tag}"),
+            source=on_hub(f"timm/{tag}"),
             licence="apache-2.0",
             commercial=True,
             preprocessing=preprocessing,

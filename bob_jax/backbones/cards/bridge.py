@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from bob_jax.backbones.card import HALF, IN1K, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import HALF, IN1K, Card, Preprocessing
+from bob_jax.backbones.cards.pins import on_hub
 
 IN1K_INPUT = Preprocessing()
 RSB_INPUT = Preprocessing(crop_pct=0.95)
@@ -37,7 +38,7 @@ def bridged(
         table="timm",
         method=method,
         data=data,
-        source=WeightSource(hub=f"timm/{tag}"),
+        source=on_hub(f"timm/{tag}"),
         licence=licence,
         commercial=licence not in NON_COMMERCIAL,
         preprocessing=preprocessing,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, IN1K, Card, Preprocessing, WeightSource
+from bob_jax.backbones.cards.pins import on_hub
 
 ATTO = {"depths": (2, 2, 6, 2), "widths": (40, 80, 160, 320)}
 FEMTO = {"depths": (2, 2, 6, 2), "widths": (48, 96, 192, 384)}
@@ -58,7 +59,7 @@ def _card(
         table=table,
         method=method,
         data=data,
-        source=WeightSource(url=tag) if "://" in tag else WeightSource(hub=f"timm/{tag}"),
+        source=WeightSource(url=tag) if "://" in tag else on_hub(f"timm/{tag}"),
         licence=licence,
         commercial=commercial,
         preprocessing=preprocessing,

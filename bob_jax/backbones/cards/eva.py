@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, HALF, IN1K, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, HALF, IN1K, Card, Preprocessing
+from bob_jax.backbones.cards.pins import on_hub
 from bob_jax.backbones.cards.vit import B, L, S
 
 TI = {"width": 192, "depth": 12, "num_heads": 3}
@@ -61,7 +62,7 @@ def _card(
         table=table,
         method=method,
         data=data,
-        source=WeightSource(hub=f"timm/{tag}"),
+        source=on_hub(f"timm/{tag}"),
         licence=licence,
         commercial=commercial,
         preprocessing=preprocessing,

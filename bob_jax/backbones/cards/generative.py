@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bob_jax.backbones.card import HALF, Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import HALF, Card, Preprocessing
+from bob_jax.backbones.cards.pins import on_hub
 
 # Battle of the Backbones' size. The weights were trained at 512, where a forward pass costs more than four times as
 # much; the layers are convolutions and attention without positions, so any multiple of 8 can be asked for.
@@ -45,7 +46,7 @@ def _card(
         table=table,
         method="diffusion",
         data=data,
-        source=WeightSource(hub=hub, parts=PARTS),
+        source=on_hub(hub, parts=PARTS),
         licence=licence,
         commercial=True,  # with restrictions of use that both licences list
         preprocessing=DIFFUSION_INPUT,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, IN1K, Card, Preprocessing, WeightSource
+from bob_jax.backbones.cards.pins import on_hub
 
 R18 = {"stages": (2, 2, 2, 2), "block": "basic"}
 R50 = {"stages": (3, 4, 6, 3)}
@@ -77,7 +78,7 @@ def _supervised() -> list[Card]:
     return [
         _resnet(
             name,
-            WeightSource(hub=f"timm/{tag}"),
+            on_hub(f"timm/{tag}"),
             arguments,
             preprocessing,
             parameters,
@@ -191,7 +192,7 @@ def _clip() -> list[Card]:
             table="timm_clip_resnet",
             method="clip",
             data=data,
-            source=WeightSource(hub=f"timm/{tag}"),
+            source=on_hub(f"timm/{tag}"),
             licence="mit",
             commercial=True,
             preprocessing=Preprocessing(
@@ -211,7 +212,7 @@ def _clip() -> list[Card]:
             table="timm_clip_resnet_without_pool",
             method="clip",
             data=data,
-            source=WeightSource(hub=f"timm/{tag}"),
+            source=on_hub(f"timm/{tag}"),
             licence="mit",
             commercial=True,
             preprocessing=Preprocessing(crop_pct=1.0, mean=CLIP_MEAN, std=CLIP_STD),

@@ -1,6 +1,7 @@
 """Cards of the image encoders of Segment Anything."""
 
-from bob_jax.backbones.card import Card, Preprocessing, WeightSource
+from bob_jax.backbones.card import Card, Preprocessing
+from bob_jax.backbones.cards.pins import on_hub
 
 SAM_CARDS: tuple[Card, ...] = (
     Card(
@@ -10,7 +11,7 @@ SAM_CARDS: tuple[Card, ...] = (
         table="timm_sam_vit",
         method="sam",
         data="SA-1B",
-        source=WeightSource(hub="timm/samvit_base_patch16.sa1b"),
+        source=on_hub("timm/samvit_base_patch16.sa1b"),
         licence="apache-2.0",
         commercial=True,
         preprocessing=Preprocessing(input_size=1024, crop_pct=1.0),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bob_jax.backbones.card import HALF, IN1K, Card, Preprocessing, WeightSource
+from bob_jax.backbones.cards.pins import on_hub
 
 T = {"width": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
 S = {"width": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
@@ -79,7 +80,7 @@ def _supervised() -> list[Card]:
     return [
         _card(
             name,
-            WeightSource(hub=f"timm/{tag}"),
+            on_hub(f"timm/{tag}"),
             arguments,
             preprocessing,
             parameters,

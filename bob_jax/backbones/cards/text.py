@@ -8,10 +8,10 @@ import dataclasses
 from typing import Any
 
 from bob_jax.backbones.card import Card, TextCard, WeightSource
+from bob_jax.backbones.cards.pins import LAION, OPEN_CLIP, TOKENIZER, on_hub
 
-TIMM_FILE, LAION_FILE = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 VOCABULARY = {"vocabulary": 49408, "context": 77}
-CLIP_TOKENIZER = WeightSource(hub="openai/clip-vit-large-patch14", file="tokenizer.json")
+CLIP_TOKENIZER = on_hub("openai/clip-vit-large-patch14", TOKENIZER)
 
 # Backbone, repository, width of tower, width of the joint space, and what differs from 12 blocks, exact GELU and a
 # projection of the image descriptor without bias.
@@ -112,15 +112,15 @@ def with_text(card: Card) -> Card:
         if name == card.name:
             size = {"width": width, "depth": 12, "num_heads": width // 64, "joint_dim": joint_dim}
             arguments = {"kind": "clip", **size, **VOCABULARY, "image_projection": "linear", **more}
-            file = TIMM_FILE if hub.startswith("timm/") else LAION_FILE
-            return _with(card, arguments, WeightSource(hub=hub, file=file), CLIP_TOKENIZER, padding=0)
+            file = OPEN_CLIP if hub.startswith("timm/") else LAION
+            return _with(card, arguments, on_hub(hub, file), CLIP_TOKENIZER, padding=0)
     for name, hub, more in SIGLIP:
         if name == card.name:
             size = {part: card.arguments[part] for part in SIZE if part in card.arguments}
             arguments = {"kind": "siglip", **size, "context": 64, "joint_dim": size["width"], **more}
-            tokenizer = WeightSource(hub=hub, file="tokenizer.json")
+            tokenizer = on_hub(hub, TOKENIZER)
             padding = 0 if more is SECOND else 1
-            return _with(card, arguments, WeightSource(hub=hub, file=TIMM_FILE), tokenizer, padding)
+            return _with(card, arguments, on_hub(hub, OPEN_CLIP), tokenizer, padding)
     return card
 
 

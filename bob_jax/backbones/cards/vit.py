@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bob_jax.backbones.card import CLIP_MEAN, CLIP_STD, HALF, IN1K, Card, Preprocessing, WeightSource
+from bob_jax.backbones.cards.pins import on_hub
 
 S = {"width": 384, "depth": 12, "num_heads": 6}
 B = {"width": 768, "depth": 12, "num_heads": 12}
@@ -44,7 +45,7 @@ def _card(
     classifier: str | None = None,
 ) -> Card:
     """One row; `tag` is a repository of timm's on the hub, or a URL."""
-    source = WeightSource(url=tag) if "://" in tag else WeightSource(hub=f"timm/{tag}")
+    source = WeightSource(url=tag) if "://" in tag else on_hub(f"timm/{tag}")
     arguments = {"input_size": preprocessing.input_size, **arguments}
     return Card(
         name=name,
