@@ -239,17 +239,26 @@ def _by_images(groups: Sequence[Sequence[Record]], metric: str, per_example: Per
 
 def _by_draws(groups: Sequence[Sequence[Record]], metric: str, per_example: PerExample) -> list[np.ndarray | None]:
     """The same of a score that was drawn when its records were made, on the same images alike for every backbone."""
-    kept = [[drawn_score(per_example(record.cell.id), metric) for record in group] for group in groups]
-    counts = [{record.metrics[metric].n for record in group} for group in groups]
+    drawn = [_mean_draws(group, metric, per_example) for group in groups]
+    best = drawn[0]
     found: list[np.ndarray | None] = []
-    for drawn, count in zip(kept, counts, strict=True):
-        shapes = {None if one is None else one.shape for one in (*drawn, *kept[0])}
-        if None in shapes or len(shapes) > 1 or len(count | counts[0]) > 1:
+    for one in drawn:
+        if one is None or best is None or one[1:] != best[1:]:
             found.append(None)
             continue
-        difference = np.mean(drawn, axis=0)[1:] - np.mean(kept[0], axis=0)[1:]
+        difference = one[0] - best[0]
         found.append(bootstrap.percentiles(difference[np.isfinite(difference)]))
     return found
+
+
+def _mean_draws(
+    group: Sequence[Record], metric: str, per_example: PerExample
+) -> tuple[np.ndarray, int, frozenset[int]] | None:
+    """[R] means over seeds of the score on each draw, their number, and the numbers of images; None if not all kept."""
+    drawn = [one for record in group if (one := drawn_score(per_example(record.cell.id), metric)) is not None]
+    if len(drawn) < len(group) or len({len(one) for one in drawn}) > 1:
+        return None
+    return np.mean(drawn, axis=0)[1:], len(drawn[0]), frozenset(record.metrics[metric].n for record in group)
 
 
 def drawn_score(outputs: Mapping[str, np.ndarray] | None, metric: str) -> np.ndarray | None:

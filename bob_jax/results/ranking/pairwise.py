@@ -42,7 +42,7 @@ class Comparison:
         low, high: its 95 % interval, not corrected for the number of comparisons.
         p: two-sided.
         p_corrected: the level at which the pair would just be told apart, all comparisons considered.
-        n: images.
+        n: images with an id in both outputs.
         test: which of them.
     """
 
