@@ -293,6 +293,17 @@ def test_a_data_set_shows_all_other_scores_and_says_what_its_marks_mean(page, st
     assert page.evaluate(f"document.querySelector('{place} th[aria-sort]').getAttribute('aria-sort')") == "ascending"
 
 
+def test_who_is_behind_is_behind_by_a_positive_number_where_lower_is_better_too(page):
+    one = "{difference: -0.1, low: -0.2, high: -0.05}"
+    assert page.evaluate(f"differenceWords({{higher_is_better: false, scale: 1, digits: 3}}, {one})") == (
+        "0.100 [0.050, 0.200]"
+    )
+    page.go("#dataset/pets")
+    shown = column(page, "behind the best by", "#main > section:nth-of-type(2) > div table")
+    assert shown[0] == HOLE
+    assert all(float(words.split()[0]) >= 0 for words in shown[1:])
+
+
 def test_numbers_of_the_heat_map_are_written_where_they_have_room(page, file):
     layers = "heatMap([...Array({}).keys()].map(String), []).layer.length"
     assert page.evaluate(layers.format(10)) == 2

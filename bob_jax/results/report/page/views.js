@@ -126,7 +126,7 @@ function boardSection(board) {
       { title: "clean", kind: "number", first: "descending", key: (row) => row.clean, cell: (row) => (row.clean === null ? "–" : score(board, row.clean)) },
       { title: "lost by the shift", kind: "number", key: (row) => row.gap?.[0] ?? null, cell: (row) => (row.gap ? score(board, row.gap[0]) : "–") }] : []),
     ...(board.against_best.length ? [
-      { title: "less than the best by", kind: "number", optional: true, key: (row) => against[row.backbone]?.difference ?? null, cell: (row) => differenceWords(board, against[row.backbone]) },
+      { title: "behind the best by", kind: "number", optional: true, key: (row) => (against[row.backbone] ? behind(board, against[row.backbone])[0] : null), cell: (row) => differenceWords(board, against[row.backbone]) },
       { title: "p (Holm)", kind: "number", optional: true, key: (row) => against[row.backbone]?.p_corrected ?? null, cell: (row) => (against[row.backbone] ? against[row.backbone].p_corrected.toPrecision(2) : "–") }] : []),
     { title: "images", kind: "number", optional: true, key: (row) => row.n, cell: (row) => String(row.n) },
     ...(several ? [{ title: "seeds (std)", kind: "number", optional: true, key: (row) => row.seeds, cell: (row) => `${row.seeds}${row.spread === null ? "" : ` (${score(board, row.spread)})`}` }] : []),
@@ -170,8 +170,15 @@ function otherScores(board) {
   ], board.rows, { label: `Other scores of ${board.title}` })) : null;
 }
 
+/** How much better the best is, with its interval: positive whatever the metric. */
+function behind(board, { difference, low, high }) {
+  return board.higher_is_better ? [difference, low, high] : [-difference, -high, -low];
+}
+
 function differenceWords(board, one) {
-  return one ? `${score(board, one.difference)} [${score(board, one.low)}, ${score(board, one.high)}]` : "–";
+  if (!one) return "–";
+  const [value, low, high] = behind(board, one).map((x) => score(board, x));
+  return `${value} [${low}, ${high}]`;
 }
 
 /** The records behind one number: one a seed. */
