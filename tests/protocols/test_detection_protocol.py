@@ -22,8 +22,9 @@ from bob_jax.metrics.bootstrap import RESAMPLES, percentiles
 from bob_jax.protocols.base import Competitor, Context
 from bob_jax.protocols.detection import Detection, Diffusion2023, Hierarchical2023, Plain2023, family
 from bob_jax.protocols.detection_training import Trainer
+from bob_jax.protocols.tuning import Point
 from bob_jax.results.store import Store
-from bob_jax.training.mesh import make_mesh
+from bob_jax.training.mesh import make_mesh, to_host
 from configs import detection, digits
 
 IMAGES = 8
@@ -231,6 +232,22 @@ def test_images_that_are_shifted_are_scored_beside_and_the_gap_told(data, tmp_pa
     for name, values in drawn.items():
         assert values.shape == (1 + RESAMPLES,) and values[0] == scores[name].value
         np.testing.assert_allclose(percentiles(values[1:]), (scores[name].low, scores[name].high))
+
+
+def test_where_images_are_shifted_they_rank_and_the_draws_of_every_score_are_kept(data, tmp_path, monkeypatch):
+    def untrained(self, number, rate):
+        weights = to_host(self._whole({"params": self.params, "stats": self.stats}))
+        return Point(weights, {"learning_rate": rate, "validation": 0.0}, 0.0, ())
+
+    monkeypatch.setattr(Trainer, "train", untrained)
+    splits = {**data.splits, "shifted": Subset(data.splits["test"], np.arange(4))}
+    context = Context(make_mesh(), tmp_path, num_workers=0)
+    asked = recipe(score_threshold=0.0, learning_rates=(1e-3,))
+    result = asked.run(competitor(), dataclasses.replace(data, splits=splits), context)
+    assert result.main_metric == "shifted_mask_ap"
+    assert result.higher_is_better[result.main_metric] and not result.higher_is_better["gap_mask_ap"]
+    for name in ("mask_ap", "shifted_mask_ap"):
+        assert result.outputs[f"drawn_{name}"][0] == result.scores[name].value
 
 
 def test_every_image_is_looked_at_once_and_boxes_are_in_pixels_of_the_file(data, tmp_path):
