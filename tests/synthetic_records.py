@@ -94,3 +94,41 @@ def simulate(
         estimate=record.Estimate(30.0, "table", 1797.0, 0.0),
     )
     return done, outputs
+
+
+def simulate_detection(
+    backbone: str = "vit_b16_clip",
+    *,
+    dataset: str = "coco",
+    ap: float = 0.4,
+    n: int = 300,
+    seed: int = 0,
+    shifted: bool = False,
+    created: str = "2026-11-23T12:00:00+00:00",
+) -> tuple[record.Record, dict[str, np.ndarray]]:
+    """A record of a detector and what lies beside it: a mean over images stands for average precision."""
+    base, _ = simulate(backbone, dataset=dataset, seed=seed, n=n, created=created)
+    hard = np.random.default_rng(n).normal(size=n)
+    generator = np.random.default_rng([seed, *backbone.encode(), *dataset.encode()])
+    scores, drawn = {}, {}
+    for name, value in {"box_ap": ap + 0.05, "mask_ap": ap, "shifted_box_ap": ap - 0.1}.items():
+        if name.startswith("shifted") > shifted or (shifted and name == "mask_ap"):
+            continue
+        images = value + 0.1 * hard + 0.03 * generator.normal(size=n)
+        draws = bootstrap.replicates(lambda weights, of=images: weights @ of / n, n)
+        low, high = bootstrap.percentiles(draws)
+        scores[name] = record.Score(float(images.mean()), float(low), float(high), n, True)
+        drawn[f"drawn_{name}"] = np.append(images.mean(), draws)
+    if shifted:
+        lost = scores["box_ap"].value - scores["shifted_box_ap"].value
+        scores["gap_box_ap"] = record.Score(lost, lost - 0.02, lost + 0.02, 2 * n, False)
+    fields = {"backbone": backbone, "dataset": dataset, "protocol": "detection", "seed": seed, "n": n}
+    done = dataclasses.replace(
+        base,
+        cell=dataclasses.replace(base.cell, id=record.cell_id(fields), protocol="detection"),
+        dataset=dataclasses.replace(base.dataset, metric="box_ap" if shifted else "mask_ap"),
+        protocol=record.ProtocolUsed("detection", {"epochs": 36}),
+        metrics=scores,
+        main_metric="shifted_box_ap" if shifted else "mask_ap",
+    )
+    return done, {"id": np.array([f"{dataset}/{i:05d}" for i in range(n)]), **drawn}

@@ -60,7 +60,7 @@ def _add_report(commands: Any) -> None:
     words = "one HTML file with everything: leaderboard, costs, correlations, every record (docs/report.md)"
     command = add(commands, "report", _report, words)
     _add_ranking_rule(command)
-    command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="(report.html)")
+    command.add_argument("--out", default="report.html", metavar="FILE", help="(report.html)")
 
 
 def _add_ranking_rule(command: argparse.ArgumentParser) -> None:
@@ -183,7 +183,7 @@ def _rank(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from bob_jax.backbones import pretraining
-    from bob_jax.results.files import write_whole
+    from bob_jax.results.files import located, write_whole
     from bob_jax.results.report import content, page
 
     home, failures = _read(arguments.folder)
@@ -197,7 +197,7 @@ def _report(arguments: argparse.Namespace) -> int:
         pretraining_images=pretraining.images,
     )
     found = content.content(evidence, by=arguments.by, missing=arguments.missing)
-    write_whole(arguments.out, page.page(found).encode())
+    write_whole(located(arguments.out), page.page(found).encode())
     print(f"{arguments.out}: {len(found['records'])} records; open it in a browser")
     return 0
 

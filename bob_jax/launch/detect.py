@@ -94,7 +94,7 @@ def _look(pixels: np.ndarray, store: Store, record: Record, name: str) -> Detect
     module = zoo.skeleton(record.cell.backbone, window=protocol.attention_window())
     competitor = Competitor(zoo.card(record.cell.backbone), module, "")
     classes = record.notes["classes"]
-    detector = Detector.new(protocol, competitor, len(classes), record.main_metric == "mask_ap", seed=0)
+    detector = Detector.new(protocol, competitor, len(classes), "mask_ap" in record.metrics, seed=0)
     detector.assign(store.weights(record.cell.id), f"the weights of {record.cell.id}")
     mesh = make_mesh()
     context = Context(mesh, store.folder, num_workers=0)

@@ -19,16 +19,11 @@ from bob_jax.backbones import flops
 from bob_jax.grid import Cell
 from bob_jax.launch import devices, work
 from bob_jax.results.files import located
+from bob_jax.results.ranking.settings import PLAIN
 from bob_jax.results.record import Estimate, Record
 from bob_jax.results.store import Store, stores_in
 
 BESIDE = 20.0  # seconds of a cell beside its passes, where no record of its protocol says otherwise: assumed
-
-# Whose speed is that of the card's own input, forward: others see larger pictures, or have more than the backbone.
-PLAIN = (
-    *("published_head", "zero_shot", "knn", "linear_probe", "augmented_probe", "finetune", "transferability"),
-    "ood_",
-)
 
 
 @dataclasses.dataclass(frozen=True)

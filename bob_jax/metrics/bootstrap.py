@@ -18,6 +18,7 @@ from bob_jax.metrics.base import Metric
 LEVEL = 0.95
 NORMAL = 1.959963984540054  # half of a normal distribution's middle 95 %, in standard deviations
 RESAMPLES = 1000
+DRAWN = "drawn_"  # before a score's name: [1 + R], its value, and that on each draw
 METHOD = "percentile bootstrap over test examples"
 BLOCK = 1 << 22  # weights in memory at a time: 32 MiB
 

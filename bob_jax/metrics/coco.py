@@ -95,7 +95,14 @@ def merge(parts: Sequence[Detections], images: Sequence[str]) -> Detections:
 def evaluate(
     truth: Mapping[str, Any], found: Detections, kind: Kind, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Average precision with its 95 % intervals over test images.
+    """Average precision with its 95 % intervals over test images: `scored(...).estimates()`."""
+    return scored(truth, found, kind, resamples=resamples, seed=seed).estimates()
+
+
+def scored(
+    truth: Mapping[str, Any], found: Detections, kind: Kind, *, resamples: int = RESAMPLES, seed: int = 0
+) -> "Scored":
+    """Average precision of a test set and of bootstrap draws of its images.
 
     Args:
         truth: the objects in COCO's format: "images" (id, height, width), "annotations" (image_id, category_id, bbox
@@ -110,56 +117,47 @@ def evaluate(
     Returns:
         `{kind}_ap` over IoU 0.5 to 0.95, `{kind}_ap50`, `{kind}_ap75`, `{kind}_ap_small`, `_medium` and `_large`,
         `{kind}_ap_rare`, `_common` and `_frequent` where classes have frequencies, and `{kind}_ap/NAME` of each class.
-        What has no object (no class has large ones, say) is left out.
 
     Raises:
         BobError: images that do not fit, masks missing, or faster-coco-eval is not installed.
     """
-    return _scored(truth, found, kind, resamples, seed).estimates()
+    matches, reference = _match(truth, merge([found], [str(image["id"]) for image in truth["images"]]), kind)
+    names = [f"{kind}_{name}" for name in ("ap", "ap50", "ap75", *(f"ap_{area}" for area in AREAS[1:]))]
+    names += [f"{kind}_ap_{FREQUENCIES[frequency]}" for frequency in _groups(truth)]
+    names += [f"{kind}_ap/{category['name']}" for category in _categories(truth)]
+    n = len(truth["images"])
+    value = matches.scores(np.ones((1, n)))[0]
+    if not np.allclose(value, reference, rtol=0, atol=AGREEMENT, equal_nan=True):
+        raise BobError("the intervals do not agree with faster-coco-eval: report its version as an error of bob_jax")
+    return Scored(names, reference, replicates(matches.scores, n, resamples, seed), n)
 
 
-def compare(
-    clean: tuple[Mapping[str, Any], Detections],
-    shifted: tuple[Mapping[str, Any], Detections],
-    kind: Kind,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Estimate]:
-    """Average precision on images like those of training, on images of another kind, and what the change costs.
+def lost(clean: "Scored", shifted: "Scored") -> Estimate | None:
+    """What average precision loses on images of another kind than those of training: clean less shifted.
 
     Args:
-        clean: objects, and what was found.
-        shifted: the same of the other images.
-        kind: see `evaluate`.
-        resamples: bootstrap draws.
-        seed: of the draws.
+        clean: scores of images like those of training.
+        shifted: of the others, drawn with another seed, so that the interval draws both test sets independently.
 
     Returns:
-        As `evaluate`; the same of the shifted images under `shifted_`; and `gap_{kind}_ap`, clean less shifted, whose
-        interval draws both test sets, independently of each other.
-
-    Raises:
-        BobError: see `evaluate`.
+        None where one of them holds no object.
     """
-    first, second = _scored(*clean, kind, resamples, seed), _scored(*shifted, kind, resamples, seed + 1)
-    scores = first.estimates() | {f"shifted_{name}": value for name, value in second.estimates().items()}
-    difference = first.drawn[:, 0] - second.drawn[:, 0]
-    if not np.isnan(difference).all():
-        low, high = np.nanquantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        value = float(first.reference[0] - second.reference[0])
-        scores[f"gap_{kind}_ap"] = Estimate(value, float(low), float(high), first.images + second.images)
-    return scores
+    difference = clean.drawn[:, 0] - shifted.drawn[:, 0]
+    if np.isnan(difference).all():
+        return None
+    low, high = np.nanquantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    value = float(clean.reference[0] - shifted.reference[0])
+    return Estimate(value, float(low), float(high), clean.images + shifted.images)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scored:
+class Scored:
     """All scores of a test set.
 
     Attributes:
         names: of the scores; `{kind}_ap` first.
         reference: [S], the evaluator's values; nan where there is no object.
-        drawn: [R, S], on bootstrap draws.
+        drawn: [R, S], on bootstrap draws: of equal seeds and numbers of images the same draws for every detector.
         images: number of images.
     """
 
@@ -169,7 +167,7 @@ class _Scored:
     images: int
 
     def estimates(self) -> dict[str, Estimate]:
-        """Those that there are objects for."""
+        """Those that there are objects for, with their 95 % intervals over test images, by name."""
         there = np.flatnonzero(~np.isnan(self.reference))
         low, high = np.nanquantile(self.drawn[:, there], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         names, values = [self.names[column] for column in there.tolist()], self.reference[there].tolist()
@@ -177,18 +175,6 @@ class _Scored:
             name: Estimate(value, float(low[row]), float(high[row]), self.images)
             for row, (name, value) in enumerate(zip(names, values, strict=True))
         }
-
-
-def _scored(truth: Mapping[str, Any], found: Detections, kind: Kind, resamples: int, seed: int) -> _Scored:
-    matches, reference = _match(truth, merge([found], [str(image["id"]) for image in truth["images"]]), kind)
-    names = [f"{kind}_{name}" for name in ("ap", "ap50", "ap75", *(f"ap_{area}" for area in AREAS[1:]))]
-    names += [f"{kind}_ap_{FREQUENCIES[frequency]}" for frequency in _groups(truth)]
-    names += [f"{kind}_ap/{category['name']}" for category in _categories(truth)]
-    n = len(truth["images"])
-    value = matches.scores(np.ones((1, n)))[0]
-    if not np.allclose(value, reference, rtol=0, atol=AGREEMENT, equal_nan=True):
-        raise BobError("the intervals do not agree with faster-coco-eval: report its version as an error of bob_jax")
-    return _Scored(names, reference, replicates(matches.scores, n, resamples, seed), n)
 
 
 def score(truth: Mapping[str, Any], found: Detections, kind: Kind) -> float:

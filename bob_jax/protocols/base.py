@@ -94,7 +94,8 @@ class Result:
 
     Attributes:
         outputs: what it says of each test example, [N, ...] by name, "id" [N] among them; undecodable images are left
-            out. Every metric whose inputs are all here is scored.
+            out. Every metric whose inputs are all here is scored. And [1 + R] under `drawn_NAME` of a score that does
+            not follow from them: its value, and that on each bootstrap draw of the examples.
         cost: of the whole.
         grid: every hyper-parameter point with its validation score; empty where nothing was chosen.
         chosen: index into `grid`.

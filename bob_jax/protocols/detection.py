@@ -14,6 +14,7 @@ from bob_jax.backbones.card import Card
 from bob_jax.data.base import Dataset, Task
 from bob_jax.detection.design import Design
 from bob_jax.errors import BobError, unknown_name
+from bob_jax.metrics.bootstrap import DRAWN
 from bob_jax.protocols import drawing, tuning
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
 from bob_jax.protocols.detection_training import SHIFTED, Trainer
@@ -115,17 +116,19 @@ class Detection(Design, Protocol):
         placed = place(weights, context.mesh)
         looked = {split: trainer.look(placed, split) for split in ("test", SHIFTED) if split in dataset.splits}
         test = looked["test"]
-        scores = trainer.scores(looked)
-        if dataset.metric not in scores:
-            raise BobError(f"the test split of {dataset.name} holds no object: there is nothing to score")
+        scores, drawn = trainer.scores(looked)
+        for split, name in (("test", dataset.metric), (SHIFTED, f"{SHIFTED}_{dataset.metric}")):
+            if split in looked and name not in scores:
+                raise BobError(f"the {split} split of {dataset.name} holds no object: there is nothing to score")
         return Result(
-            outputs=_outputs(test, self.detections),
+            outputs=_outputs(test, self.detections) | {f"{DRAWN}{name}": values for name, values in drawn.items()},
             cost=dataclasses.replace(test.cost, device_seconds=sum(point.device_seconds for point in points)),
             grid=tuple(point.grid for point in points),
             chosen=chosen,
             skipped={"train": points[chosen].skipped} | {split: found.skipped for split, found in looked.items()},
             weights=tuning.named(weights),
             scores=scores,
+            main_metric=f"{SHIFTED}_{dataset.metric}" if SHIFTED in looked else None,
             higher_is_better={name: not name.startswith("gap_") for name in scores},
             notes={
                 "classes": list(dataset.classes),

@@ -78,16 +78,27 @@ class Trainer:
             f"{self.competitor.card.name}: {split}",
         )
 
-    def scores(self, looked: dict[str, Looked]) -> dict[str, Estimate]:
-        """Average precision of each kind on each split; of shifted images under `shifted_`, what it loses `gap_`."""
+    def scores(self, looked: dict[str, Looked]) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
+        """Average precision of each kind on each split; of shifted images under `shifted_`, what it loses `gap_`.
+
+        Returns:
+            The scores; and of those over all classes and overlaps, by name, [1 + R] the value and that on each
+            bootstrap draw.
+        """
         scores: dict[str, Estimate] = {}
-        judged = {split: (self._truth(split, seen), seen.found) for split, seen in looked.items()}
+        drawn: dict[str, np.ndarray] = {}
         for kind in self.kinds:
-            if SHIFTED in judged:
-                scores |= average_precision.compare(judged["test"], judged[SHIFTED], kind)
-            else:
-                scores |= average_precision.evaluate(*judged["test"], kind)
-        return scores
+            found = {
+                split: average_precision.scored(self._truth(split, seen), seen.found, kind, seed=int(split == SHIFTED))
+                for split, seen in looked.items()
+            }
+            for split, one in found.items():
+                of = f"{SHIFTED}_" if split == SHIFTED else ""
+                scores |= {f"{of}{name}": estimate for name, estimate in one.estimates().items()}
+                drawn[f"{of}{kind}_ap"] = np.append(one.reference[0], one.drawn[:, 0])
+            if SHIFTED in found and (gap := average_precision.lost(found["test"], found[SHIFTED])) is not None:
+                scores[f"gap_{kind}_ap"] = gap
+        return scores, drawn
 
     def _truth(self, split: str, seen: Looked) -> dict[str, Any]:
         """The objects of the images that could be decoded."""

@@ -91,13 +91,21 @@ def boards(records: Sequence[Record], per_example: PerExample) -> list[Board]:
         per_example: cell id to the outputs behind the record, or None where they were not kept; `Store.per_example`.
     """
     answers: dict[str, list[Record]] = {}
-    for record in records:
-        answers.setdefault(repr(_question(record)), []).append(record)
+    for record in records:  # as JSON without its types: 1 and 1.0 are the same hyper-parameter
+        answers.setdefault(repr(_untyped(_question(record))), []).append(record)
     questions = {key: _question(group[0]) for key, group in answers.items()}
     found = [
         _board(_title(questions[key], list(questions.values())), group, per_example) for key, group in answers.items()
     ]
     return sorted(found, key=lambda board: (board.dataset, board.protocol, board.title))
+
+
+def _untyped(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _untyped(item) for key, item in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [_untyped(item) for item in value]
+    return float(value) if type(value) is int else value
 
 
 def _question(record: Record) -> dict[str, Any]:
@@ -166,7 +174,8 @@ def _mean_ends(group: Sequence[Record], metric: str) -> tuple[float, float, floa
 def _row(group: Sequence[Record], metric: str, *, rank: int, tied: bool, evidence: Literal["paired", "overlap"]) -> Row:
     scores = [record.metrics[metric] for record in group]
     parameters = group[-1].backbone.card.get("parameters")
-    shifted = all(f"gap_{metric}" in record.metrics for record in group)
+    clean, gap = _of_shift(metric)
+    shifted = all({clean, gap} <= record.metrics.keys() for record in group)
     return Row(
         rank=rank,
         tied=tied,
@@ -178,10 +187,16 @@ def _row(group: Sequence[Record], metric: str, *, rank: int, tied: bool, evidenc
         spread=statistics.stdev(score.value for score in scores) if len(group) > 1 else None,
         parameters=float(parameters) if isinstance(parameters, int | float) else None,
         cost=_mean_cost([record.cost for record in group]),
-        clean=_mean_score(group, f"clean_{metric}") if shifted else None,
-        gap=_mean_ends(group, f"gap_{metric}") if shifted else None,
+        clean=_mean_score(group, clean) if shifted else None,
+        gap=_mean_ends(group, gap) if shifted else None,
         cells=tuple(record.cell.id for record in group),
     )
+
+
+def _of_shift(metric: str) -> tuple[str, str]:
+    """Names of the score on clean images and of what the shift costs, as `ood` and as detection calls them."""
+    source = metric.removeprefix("shifted_")
+    return f"clean_{metric}" if source == metric else source, f"gap_{source}"
 
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:
@@ -201,13 +216,11 @@ def _ties(
     that size are expected by chance.
     """
     best = [record.metrics[metric] for record in groups[0]]
-    outputs = [_outputs(group, metric, per_example) for group in groups]
-    paired = [found is not None and outputs[0] is not None and _same(found, outputs[0]) for found in outputs]
-    differences = iter(_differences([o for o, pairs in zip(outputs, paired, strict=True) if pairs and o], metric).T)
+    paired = _by_images(groups, metric, per_example) if metric in METRICS else _by_draws(groups, metric, per_example)
     ties: list[tuple[bool, Literal["paired", "overlap"]]] = []
-    for group, pairs in zip(groups, paired, strict=True):
-        if pairs:
-            low, high = next(differences)
+    for group, difference in zip(groups, paired, strict=True):
+        if difference is not None:
+            low, high = difference
             ties.append((bool(low <= 0 <= high), "paired"))
         else:
             low, high = (statistics.fmean(getattr(r.metrics[metric], end) for r in group) for end in ("low", "high"))
@@ -216,12 +229,49 @@ def _ties(
     return ties
 
 
+def _by_images(groups: Sequence[Sequence[Record]], metric: str, per_example: PerExample) -> list[np.ndarray | None]:
+    """Ends [2] of the interval of each backbone's score less the best one's; None where the images of both differ."""
+    outputs = [_outputs(group, metric, per_example) for group in groups]
+    paired = [found is not None and outputs[0] is not None and _same(found, outputs[0]) for found in outputs]
+    differences = iter(_differences([o for o, pairs in zip(outputs, paired, strict=True) if pairs and o], metric).T)
+    return [next(differences) if pairs else None for pairs in paired]
+
+
+def _by_draws(groups: Sequence[Sequence[Record]], metric: str, per_example: PerExample) -> list[np.ndarray | None]:
+    """The same of a score that was drawn when its records were made, on the same images alike for every backbone."""
+    drawn = [_mean_draws(group, metric, per_example) for group in groups]
+    best = drawn[0]
+    found: list[np.ndarray | None] = []
+    for one in drawn:
+        if one is None or best is None or one[1:] != best[1:]:
+            found.append(None)
+            continue
+        difference = one[0] - best[0]
+        found.append(bootstrap.percentiles(difference[np.isfinite(difference)]))
+    return found
+
+
+def _mean_draws(
+    group: Sequence[Record], metric: str, per_example: PerExample
+) -> tuple[np.ndarray, int, frozenset[int]] | None:
+    """[R] means over seeds of the score on each draw, their number, and the numbers of images; None if not all kept."""
+    drawn = [one for record in group if (one := drawn_score(per_example(record.cell.id), metric)) is not None]
+    if len(drawn) < len(group) or len({len(one) for one in drawn}) > 1:
+        return None
+    return np.mean(drawn, axis=0)[1:], len(drawn[0]), frozenset(record.metrics[metric].n for record in group)
+
+
+def drawn_score(outputs: Mapping[str, np.ndarray] | None, metric: str) -> np.ndarray | None:
+    """[1 + R] a record's score and that on each bootstrap draw of its test images; None where they were not kept."""
+    return None if outputs is None else outputs.get(f"{bootstrap.DRAWN}{metric}")
+
+
 def _outputs(group: Sequence[Record], metric: str, per_example: PerExample) -> list[dict[str, np.ndarray]] | None:
     """What each seed said of the test examples, in the order of their ids; None if that was not kept."""
     found = []
     for record in group:
         outputs = per_example(record.cell.id)
-        if metric not in METRICS or outputs is None or not {"id", *METRICS[metric].inputs} <= outputs.keys():
+        if outputs is None or not {"id", *METRICS[metric].inputs} <= outputs.keys():
             return None
         order = np.argsort(outputs["id"])
         found.append({name: outputs[name][order] for name in ("id", *METRICS[metric].inputs)})

@@ -96,14 +96,15 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
     Raises:
         BobError: a folder is missing, a record cannot be read, or a file cannot be written.
     """
-    sources = [_cells(folder) for folder in folders]  # all is read before anything is written
+    sources = [_records(folder) for folder in folders]  # all is read before anything is written
     kept = _cells(out) if out.is_dir() else {}
     targets = {cell: place.folder for cell, (_, place) in kept.items()}
     counts: dict[Path, int] = {}
     conflicts = []
-    for folder, cells in zip(folders, sources, strict=True):
+    for folder, records in zip(folders, sources, strict=True):
         counts[folder] = 0
-        for cell, (record, place) in cells.items():
+        for record, place in records:
+            cell = record.cell.id
             if cell not in kept:
                 kept[cell], targets[cell] = (record, place), out / place.folder.relative_to(folder)
                 counts[folder] += 1
@@ -141,8 +142,13 @@ def words(one: Difference) -> tuple[str, str, str, str]:
     return shown[0], shown[1], f"{one.second.value - one.first.value:+.2g}", "meet" if meet else "apart"
 
 
+def _records(folder: Path) -> list[tuple[Record, Store]]:
+    """All of them: folders inside may have a cell twice."""
+    return [(record, place) for place in store.stores_in(folder) for record in place.read_all()]
+
+
 def _cells(folder: Path) -> dict[str, tuple[Record, Store]]:
-    return {record.cell.id: (record, place) for place in store.stores_in(folder) for record in place.read_all()}
+    return {record.cell.id: (record, place) for record, place in reversed(_records(folder))}  # the first counts
 
 
 def _differences(first: Record, second: Record) -> Iterator[Difference]:

@@ -70,6 +70,8 @@ def parse(kind: Any, value: Any, file: str, field: str = "") -> Any:
         return {key: parse(arguments[1], item, file, f"{field}.{key}") for key, item in items.items()}
     if kind is float and type(value) is int:
         return float(value)
+    if kind is float and type(value) is float and not math.isfinite(value):  # JSON reads 1e999 as infinite
+        raise _mistyped("a finite number", value, file, field)
     if type(value) is not kind:  # not isinstance: true is no number
         raise _mistyped(kind.__name__, value, file, field)
     return value

@@ -23,6 +23,7 @@ import safetensors.numpy
 from PIL import Image
 
 from bob_jax.errors import BobError
+from bob_jax.metrics.bootstrap import DRAWN
 from bob_jax.results.files import copy_whole, in_bucket, located, unreachable, write_whole
 from bob_jax.results.record import Cell, Failure, Record, failure_from_json, record_from_json, to_json
 
@@ -71,7 +72,8 @@ class Store:
 
         Args:
             record: the result.
-            per_example: arrays [N, ...] by name; "id" [N] str names the image of each row.
+            per_example: arrays [N, ...] by name; "id" [N] str names the image of each row. Under `drawn_NAME` [1 + R]
+                the value of a score and that on each bootstrap draw.
             weights: what the cell trained, by dotted path; None keeps none.
             pictures: [H, W, 3] uint8 by name.
 
@@ -105,19 +107,17 @@ class Store:
         """The record of one cell.
 
         Raises:
-            BobError: there is none, or it cannot be read; the message names the file.
+            BobError: there is none, it cannot be read, or it is that of another cell; the message names the file.
         """
-        path = self._record_path(cell_id)
-        return record_from_json(_read(path), str(path))
+        return _record(self._record_path(cell_id))
 
     def read_all(self) -> list[Record]:
         """All records of the folder, in the order of their ids; none where the folder does not exist.
 
         Raises:
-            BobError: a record cannot be read; the message names its file.
+            BobError: a record cannot be read, or has another name than its cell; the message names its file.
         """
-        paths = sorted(path for path in self.folder.glob("*.json") if not path.name.endswith(FAILED))
-        return [record_from_json(_read(path), str(path)) for path in paths]
+        return [_record(path) for path in sorted(self.folder.glob("*.json")) if not path.name.endswith(FAILED)]
 
     def per_example(self, cell_id: str) -> dict[str, np.ndarray] | None:
         """The arrays that were written with the record; None when the file was not kept.
@@ -191,7 +191,7 @@ class Store:
             if self.exists(path.name.removesuffix(FAILED)):
                 continue
             with contextlib.suppress(FileNotFoundError):  # another process has just finished that cell
-                found.append(failure_from_json(path.read_text(encoding="utf-8"), str(path)))
+                found.append(failure_from_json(_text(path), str(path)))
         return found
 
     def _record_path(self, cell_id: str) -> Path:
@@ -228,7 +228,7 @@ def _pack(per_example: Mapping[str, np.ndarray]) -> bytes:
     arrays = {name: np.asarray(array) for name, array in per_example.items()}
     n = len(arrays["id"])
     for name, array in arrays.items():
-        if array.dtype.hasobject or array.shape[:1] != (n,):
+        if array.dtype.hasobject or (array.shape[:1] != (n,) and not name.startswith(DRAWN)):
             raise ValueError(f"per-example '{name}' is {array.dtype}{list(array.shape)}, not plain values of {n} rows")
     if len(np.unique(arrays["id"])) != n:
         raise ValueError("an image id stands twice: outputs of two backbones could not be paired")
@@ -244,8 +244,26 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path) -> str:
+def _record(path: Path) -> Record:
+    try:
+        found = record_from_json(_text(path), str(path))
+    except FileNotFoundError as error:
+        raise BobError(f"{path}: cannot be read ({error})") from error
+    if found.cell.id != path.name.removesuffix(".json"):  # its outputs are looked for under the cell's name
+        raise BobError(f"{path}: holds the record of cell '{found.cell.id}': is it a copy? Move it out of the folder")
+    return found
+
+
+def _text(path: Path) -> str:
+    """What a file says.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        BobError: it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise BobError(f"{path}: cannot be read ({error})") from error

@@ -18,11 +18,13 @@ from bob_jax.data import coco, scenes
 from bob_jax.data.base import DetectionDataset
 from bob_jax.data.subset import Subset
 from bob_jax.errors import BobError
+from bob_jax.metrics.bootstrap import RESAMPLES, percentiles
 from bob_jax.protocols.base import Competitor, Context
 from bob_jax.protocols.detection import Detection, Diffusion2023, Hierarchical2023, Plain2023, family
 from bob_jax.protocols.detection_training import Trainer
+from bob_jax.protocols.tuning import Point
 from bob_jax.results.store import Store
-from bob_jax.training.mesh import make_mesh
+from bob_jax.training.mesh import make_mesh, to_host
 from configs import detection, digits
 
 IMAGES = 8
@@ -115,6 +117,8 @@ def test_a_record_holds_scores_of_boxes_and_masks_outputs_pictures_and_weights(l
     }
     assert all(score.low <= score.value <= score.high and score.higher_is_better for score in record.metrics.values())
     arrays = store.per_example(record.cell.id)
+    assert arrays["drawn_mask_ap"][0] == record.metrics["mask_ap"].value
+    assert arrays["drawn_box_ap"].shape == (1 + RESAMPLES,)
     assert arrays["detection_box"].shape == (IMAGES, recipe().detections, 4)
     valid = arrays["detection_valid"]
     assert valid.any() and (arrays["detection_score"][valid] > 0).all() and not arrays["detection_score"][~valid].any()
@@ -218,12 +222,32 @@ def test_images_that_are_shifted_are_scored_beside_and_the_gap_told(data, tmp_pa
     splits = {**data.splits, "shifted": Subset(data.splits["test"], np.arange(4))}
     made = trainer(dataclasses.replace(data, splits=splits), tmp_path, score_threshold=0.0)
     weights = made._whole({"params": made.params, "stats": made.stats})
-    scores = made.scores({split: made.look(weights, split) for split in ("test", "shifted")})
+    scores, drawn = made.scores({split: made.look(weights, split) for split in ("test", "shifted")})
     assert {"box_ap", "shifted_box_ap", "gap_box_ap", "shifted_mask_ap50", "gap_mask_ap"} <= scores.keys()
     for kind in ("box", "mask"):
         gap, clean, shifted = (scores[f"{name}{kind}_ap"] for name in ("gap_", "", "shifted_"))
         np.testing.assert_allclose(gap.value, clean.value - shifted.value, rtol=1e-12, atol=1e-15)
         assert gap.low <= gap.value <= gap.high and gap.n == IMAGES + 4
+    assert drawn.keys() == {"box_ap", "mask_ap", "shifted_box_ap", "shifted_mask_ap"}
+    for name, values in drawn.items():
+        assert values.shape == (1 + RESAMPLES,) and values[0] == scores[name].value
+        np.testing.assert_allclose(percentiles(values[1:]), (scores[name].low, scores[name].high))
+
+
+def test_where_images_are_shifted_they_rank_and_the_draws_of_every_score_are_kept(data, tmp_path, monkeypatch):
+    def untrained(self, number, rate):
+        weights = to_host(self._whole({"params": self.params, "stats": self.stats}))
+        return Point(weights, {"learning_rate": rate, "validation": 0.0}, 0.0, ())
+
+    monkeypatch.setattr(Trainer, "train", untrained)
+    splits = {**data.splits, "shifted": Subset(data.splits["test"], np.arange(4))}
+    context = Context(make_mesh(), tmp_path, num_workers=0)
+    asked = recipe(score_threshold=0.0, learning_rates=(1e-3,))
+    result = asked.run(competitor(), dataclasses.replace(data, splits=splits), context)
+    assert result.main_metric == "shifted_mask_ap"
+    assert result.higher_is_better[result.main_metric] and not result.higher_is_better["gap_mask_ap"]
+    for name in ("mask_ap", "shifted_mask_ap"):
+        assert result.outputs[f"drawn_{name}"][0] == result.scores[name].value
 
 
 def test_every_image_is_looked_at_once_and_boxes_are_in_pixels_of_the_file(data, tmp_path):

@@ -177,3 +177,12 @@ def test_other_data_under_the_same_name_is_another_question():
     titles = [board.title for board in boards([changed, many[0]], lambda _: None)]
     assert len(set(titles)) == 2
     assert all(title.startswith("digits · knn, train data ") for title in titles)
+
+
+def test_a_whole_number_is_the_same_hyper_parameter_with_and_without_a_point():
+    """`--config.protocols.knn.temperature=1` and `=1.0` ask the same: one board, not two of the same title."""
+    made = [
+        simulate(name, hyperparameters={"temperature": one, "sizes": [224, two]})
+        for name, one, two in (("a", 1, 256), ("b", 1.0, 256.0))
+    ]
+    assert [row.backbone for row in board_of(*made).rows] in (["a", "b"], ["b", "a"])

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -106,7 +108,7 @@ def test_over_data_sets_by_hand():
     assert knn.spearman == pytest.approx(0.7143, abs=1e-4)
     assert knn.low == pytest.approx(np.tanh((np.arctanh(0.2) + np.arctanh(0.5)) / 2))
     assert knn.high == pytest.approx(np.tanh((np.arctanh(0.8) + np.arctanh(0.9)) / 2))
-    assert (knn.datasets, knn.backbones, knn.agreeing) == (3, 2, 1)
+    assert (knn.datasets, knn.comparisons, knn.backbones, knn.agreeing) == (1, 3, 2, 1)
     assert knn.regret == pytest.approx(0.01)
 
 
@@ -114,3 +116,18 @@ def test_perfect_orders_stay_within_bounds():
     (one,) = summaries([answer("knn", 1.0, 0.3, 1.0), answer("knn", 1.0, -1.0, 1.0)])
     assert one.spearman == pytest.approx(1.0)
     assert -1 <= one.low < one.spearman <= one.high <= 1
+
+
+def test_boards_of_one_data_set_are_comparisons_and_not_data_sets():
+    """Two grids of fine-tuning on digits; a low-data variant on the same test images is another data set."""
+    one = table(
+        ("digits", "finetune", FINE),
+        ("digits", "finetune", FINE[::-1]),
+        ("digits", "knn", FINE),
+        ("digits@5shot", "knn", FINE),
+    )
+    settings = tuple(dataclasses.replace(setting, images="digits") for setting in one.settings)
+    found = cheap_answers(dataclasses.replace(one, settings=settings))
+    assert {answer.dataset for answer in found} == {"digits"}
+    (knn,) = summaries(found)
+    assert (knn.datasets, knn.comparisons, knn.agreeing) == (1, 2, 1)

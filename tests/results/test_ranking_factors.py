@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy import stats
-from synthetic_records import simulate
+from synthetic_records import simulate, simulate_detection
 
 from bob_jax.backbones import pretraining, zoo
 from bob_jax.metrics import bootstrap
@@ -113,6 +113,25 @@ def test_speed_is_compared_on_one_device():
     made.append(with_card(simulate("c"), {}, images_per_second=None))
     known = factors.facts([done for done, _ in made], lambda _: None)
     assert {name: one.images_per_second for name, one in known.items()} == {"a": 1234.5, "b": 1234.5, "c": None}
+
+
+def test_cost_is_that_of_the_backbone_on_its_own_input():
+    """A detector on large pictures says nothing of it, however many detectors there are; alone they are compared."""
+    plain = with_card(simulate("a"), {}, flops_per_image=17e9, images_per_second=1000.0)[0]
+    large = [
+        with_card(simulate_detection(name, dataset=dataset), {}, flops_per_image=9e11, images_per_second=20.0)[0]
+        for name in ("a", "b")
+        for dataset in ("coco", "lvis")
+    ]
+    large = [
+        dataclasses.replace(one, environment=dataclasses.replace(one.environment, device_kind="TPU v4"))
+        for one in large
+    ]
+    known = factors.facts([plain, *large], lambda _: None)
+    assert (known["a"].flops, known["a"].images_per_second) == (17e9, 1000.0)
+    assert (known["b"].flops, known["b"].images_per_second) == (None, None)
+    assert factors.most_common_device([plain, *large])[0] == plain.environment.device_kind
+    assert {one.flops for one in factors.facts(large, lambda _: None).values()} == {9e11}
 
 
 @pytest.mark.parametrize("quantity", ["parameters", "flops", "images_per_second", "pretraining_images"])

@@ -152,6 +152,13 @@ def test_version_2_had_no_estimate_and_is_read(data, made):
         record_from_json(json.dumps(data | {"schema_version": 3}), "x.json")
 
 
+def test_an_infinite_score_is_refused_in_each_of_its_spellings(data):
+    """JSON has no word for it, but a number too large is read as one."""
+    text = json.dumps(data).replace(json.dumps(data["metrics"]["nll"]["value"]), "1e999", 1)
+    with pytest.raises(BobError, match=r"^x.json: metrics.nll.value is inf, it takes a finite number"):
+        record_from_json(text, "x.json")
+
+
 def test_a_newer_schema_asks_for_an_update(data):
     data |= {"schema_version": 4, "field_of_tomorrow": 1}
     with pytest.raises(BobError, match=r"^x.json: schema_version 4 is newer than .* \(3\): update bob_jax$"):

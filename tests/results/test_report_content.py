@@ -243,3 +243,10 @@ def test_the_commands_of_the_documentation(folder, tmp_path, monkeypatch, capsys
     assert {path.name for path in tmp_path.glob("*.html")} == {"report.html", "fgvc.html"}
     assert len(list((tmp_path / "both").glob("*.npz"))) == 17
     assert capsys.readouterr().out.count("17 records; open it in a browser") == 3
+
+
+def test_a_page_can_be_written_into_a_bucket_and_nowhere_by_mistake(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", str(folder), "--out", "ftp://host/report.html"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: unknown kind of bucket 'ftp://'")
+    assert not list(tmp_path.iterdir())

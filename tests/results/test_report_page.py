@@ -266,15 +266,51 @@ def test_a_data_set_has_a_board_for_each_protocol(page, store):
     page.go("#dataset/pets")
     assert page.texts("h2") == ["pets · knn", "pets · linear_probe", "Pictures", "Failed"]
     shown = boards.boards([one for one in store.read_all() if one.cell.dataset == "pets"], store.per_example)
-    tables = page.texts("section table")
+    tables = page.texts("main > section > div table")
     assert len(tables) == 2
     for i, board in enumerate(shown):
-        place = f"main > section:nth-of-type({i + 1}) table"
+        place = f"main > section:nth-of-type({i + 1}) > div table"
         assert column(page, "Backbone", place) == [row.backbone for row in board.rows]
         assert column(page, "Rank", place)[-1] == f"{board.rows[-1].rank}"
         assert page.texts(f"{place} tr.first th") == [row.backbone for row in board.rows if row.tied]
-    assert "4 (" in " ".join(column(page, "seeds (std)", "main > section:nth-of-type(2) table"))
+    assert "4 (" in " ".join(column(page, "seeds (std)", "main > section:nth-of-type(2) > div table"))
     assert page.texts("main p a[href='#backbone/resnet50']") == ["resnet50"]  # no record of k-NN
+
+
+def test_a_data_set_shows_all_other_scores_and_says_what_its_marks_mean(page, store):
+    page.go("#dataset/digits")
+    assert page.texts("#main > section:nth-of-type(1) ul.notes li")[0].startswith("= tied with the best")
+    page.click("#main > section:nth-of-type(1) details.more summary")
+    page.wait("document.querySelector('#main > section:nth-of-type(1) details.more').open")
+    place = "#main > section:nth-of-type(1) details.more table"
+    (board,) = [one for one in boards.boards(store.read_all(), store.per_example) if one.title == "digits · knn"]
+    assert column(page, "Backbone", place) == [row.backbone for row in board.rows]
+    assert "accuracy" not in page.texts(f"{place} thead th")
+    for row, shown in zip(board.rows, column(page, "nll", place), strict=True):
+        assert float(shown) == pytest.approx(store.read(row.cells[0]).metrics["nll"].value, abs=5.1e-5)
+    page.click(heading(page, "nll", place))
+    assert page.texts(f"{place} th[aria-sort]") == ["nll"]
+    assert page.evaluate(f"document.querySelector('{place} th[aria-sort]').getAttribute('aria-sort')") == "ascending"
+
+
+def test_who_is_behind_is_behind_by_a_positive_number_where_lower_is_better_too(page):
+    one = "{difference: -0.1, low: -0.2, high: -0.05}"
+    assert page.evaluate(f"differenceWords({{higher_is_better: false, scale: 1, digits: 3}}, {one})") == (
+        "0.100 [0.050, 0.200]"
+    )
+    page.go("#dataset/pets")
+    shown = column(page, "behind the best by", "#main > section:nth-of-type(2) > div table")
+    assert shown[0] == HOLE
+    assert all(float(words.split()[0]) >= 0 for words in shown[1:])
+
+
+def test_numbers_of_the_heat_map_are_written_where_they_have_room(page, file):
+    layers = "heatMap([...Array({}).keys()].map(String), []).layer.length"
+    assert page.evaluate(layers.format(10)) == 2
+    assert page.evaluate(layers.format(60)) == 1
+    page.screen(**SCREENS["phone"])
+    page.open(file)
+    assert [page.evaluate(layers.format(count)) for count in (4, 10)] == [2, 1]
 
 
 def test_what_is_downloaded_is_what_the_commands_print(page, store):

@@ -179,3 +179,15 @@ def test_everything_as_json_and_csv(laboratories, capsys):
         assert [float(mine[name][end]) for end in ("value", "low", "high")] == [score.value, score.low, score.high]
         assert mine[name]["main"] == str(name == "accuracy")
     assert (mine["nll"]["parameters"], mine["nll"]["device_kind"]) == ("86.6", "cpu")
+
+
+def test_a_folder_that_holds_a_cell_twice_shows_its_conflict(tmp_path):
+    """Two benchmarks below one folder may hold the same cell."""
+    for name in ("first", "second"):
+        Store(tmp_path / "a" / name).write(*simulate("both"))
+    assert merge.merge([tmp_path / "a"], tmp_path / "same").conflicts == ()
+    changed(Store(tmp_path / "a" / "second"), "both", value=0.5)
+    (conflict,) = merge.merge([tmp_path / "a"], tmp_path / "out").conflicts
+    assert (conflict.kept, conflict.other) == (tmp_path / "a" / "first", tmp_path / "a" / "second")
+    assert conflict.scores == ("accuracy",)
+    assert [path.parent.name for path in (tmp_path / "out").rglob("*.json")] == ["first"]

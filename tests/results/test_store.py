@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -311,3 +313,21 @@ def test_results_are_read_without_jax():
     modules = ", ".join(f"bob_jax.results.{name}" for name in ("boards", "environment", "plot", "store", "table"))
     code = f"import {modules}, sys; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_record_under_another_name_is_refused(store, made):
+    """Its outputs and weights would be looked for in vain, and a merge would leave them behind."""
+    done, outputs = made
+    store.write(done, outputs)
+    copy = store.folder / f"{done.cell.id} (copy).json"
+    shutil.copy(store.folder / f"{done.cell.id}.json", copy)
+    with pytest.raises(BobError, match=f"^{re.escape(str(copy))}: holds the record of cell '{done.cell.id}': is it a"):
+        store.read_all()
+
+
+def test_a_damaged_note_of_a_failure_is_named(store, made):
+    store.record_failure(failure_of(made[0]))
+    (note,) = store.folder.glob("*.failed.json")
+    note.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BobError, match=f"^{re.escape(str(note))}: cannot be read"):
+        store.failures()

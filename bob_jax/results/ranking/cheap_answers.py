@@ -50,9 +50,10 @@ class CheapSummary:
         low, high: as wide as a single data set's interval on average, for the same backbones make all of them: more
             data sets do not make it narrower.
         datasets: how many.
-        backbones: the fewest on one of them.
-        regret: mean.
-        agreeing: data sets on which the cheap protocol's best is the best.
+        comparisons: of boards: more than data sets where one has several with other hyper-parameters.
+        backbones: the fewest in one of them.
+        regret: their mean.
+        agreeing: comparisons in which the cheap protocol's best is the best.
     """
 
     cheap: str
@@ -60,6 +61,7 @@ class CheapSummary:
     low: float
     high: float
     datasets: int
+    comparisons: int
     backbones: int
     regret: float
     agreeing: int
@@ -85,7 +87,8 @@ def cheap_answers(table: Settings, target: str = TARGET) -> list[CheapAnswer]:
     for t in targets:
         for s, one in enumerate(table.settings):
             dear = table.settings[t]
-            same = (one.images, one.task) == (dear.images, dear.task) and one.protocol != target
+            where = (one.dataset, one.images, one.task) == (dear.dataset, dear.images, dear.task)
+            same = where and one.protocol != target
             both = np.isfinite(table.values[:, s]) & np.isfinite(table.values[:, t])
             if same and both.sum() >= NEEDED:
                 found.append(_answer(table, s, t, both))
@@ -135,7 +138,8 @@ def _summary(cheap: str, answers: Sequence[CheapAnswer]) -> CheapSummary:
         spearman=mean,
         low=low,
         high=high,
-        datasets=len(answers),
+        datasets=len({one.dataset for one in answers}),
+        comparisons=len(answers),
         backbones=min(one.spearman.n for one in answers),
         regret=statistics.fmean(one.regret for one in answers),
         agreeing=sum(one.agrees for one in answers),

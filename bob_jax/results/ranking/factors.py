@@ -16,6 +16,7 @@ import numpy as np
 from bob_jax.metrics import bootstrap
 from bob_jax.metrics.bootstrap import Estimate
 from bob_jax.results.ranking.correlation import Correlation, Kind, correlate
+from bob_jax.results.ranking.settings import PLAIN
 from bob_jax.results.ranking.standings import Ranking
 from bob_jax.results.record import Record
 
@@ -49,8 +50,8 @@ class Facts:
         network: architecture and what sets its size, equal for equal networks.
         data: pretraining data.
         parameters: millions, without head.
-        flops: of one image, the median over its records.
-        images_per_second: the median over its records on the device that most backbones ran on.
+        flops: of one image at the card's own input size, the median over its records that tell (`comparable`).
+        images_per_second: the median over such records on the device that most backbones ran on.
         pretraining_images: distinct images in `data`.
     """
 
@@ -104,15 +105,27 @@ def facts(records: Sequence[Record], pretraining_images: Callable[[str], int | N
     by_backbone: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: record.created):
         by_backbone.setdefault(record.cell.backbone, []).append(record)
-    device = most_common_device(records)
-    return {name: _facts(group, device, pretraining_images) for name, group in by_backbone.items()}
+    device, timed = most_common_device(records), {record.cell.id for record in comparable(records)}
+    return {
+        name: _facts(group, [one for one in group if one.cell.id in timed], device, pretraining_images)
+        for name, group in by_backbone.items()
+    }
+
+
+def comparable(records: Sequence[Record]) -> list[Record]:
+    """Those whose speed and FLOPs are of the backbone alone, on its own input; all where there is no such record.
+
+    A detector on pictures of 1,024 pixels takes fifty times as long as the k-NN of the same backbone: a median over
+    both would depend on which cells have run.
+    """
+    return [record for record in records if record.protocol.name.startswith(PLAIN)] or list(records)
 
 
 def most_common_device(records: Sequence[Record]) -> tuple[str, int]:
     """The device that the speeds of `facts` are of, and how many of it: those that most backbones ran on."""
     timed = {
         (record.cell.backbone, record.environment.device_kind, record.environment.device_count)
-        for record in records
+        for record in comparable(records)
         if record.cost.images_per_second is not None
     }
     count = Counter((kind, devices) for _, kind, devices in timed)
@@ -120,11 +133,14 @@ def most_common_device(records: Sequence[Record]) -> tuple[str, int]:
 
 
 def _facts(
-    records: Sequence[Record], device: tuple[str, int], pretraining_images: Callable[[str], int | None]
+    records: Sequence[Record],
+    timed: Sequence[Record],
+    device: tuple[str, int],
+    pretraining_images: Callable[[str], int | None],
 ) -> Facts:
     card = records[-1].backbone.card
     method, data = str(card.get("method", "unknown")), str(card.get("data", "unknown"))
-    there = [one.cost for one in records if (one.environment.device_kind, one.environment.device_count) == device]
+    there = [one.cost for one in timed if (one.environment.device_kind, one.environment.device_count) == device]
     return Facts(
         family=family(card),
         supervision=next((kind for kind, methods in SUPERVISIONS.items() if method in methods), "other"),
@@ -132,7 +148,7 @@ def _facts(
         network=_network(card),
         data=data,
         parameters=_number(card.get("parameters")),
-        flops=_median([one.cost.flops_per_image for one in records]),
+        flops=_median([one.cost.flops_per_image for one in timed]),
         images_per_second=_median([cost.images_per_second for cost in there]),
         pretraining_images=_number(pretraining_images(data)),
     )

@@ -3,7 +3,9 @@
 The hypothesis: on every image the two could have been exchanged. Where the score is a share of images that are right
 (accuracy), this is McNemar's test, exact: only images that one has right and the other has not say anything, and under
 the hypothesis each of them is a fair coin. For every other score the two are exchanged at random on each image many
-times, and the score computed anew (Fisher's randomisation test), whatever the score is made of.
+times, and the score computed anew (Fisher's randomisation test), whatever the score is made of. Average precision of
+detections is not made anew: of its bootstrap draws, kept beside the records and on the same images for both, p is the
+smallest level at which the interval of the difference leaves out 0 (Efron & Tibshirani 1993, section 15.4).
 
 Tests of many pairs need a correction. Holm's keeps the chance of any false difference at the level; Benjamini and
 Hochberg's keeps the share of false ones among those found, and finds more.
@@ -21,8 +23,10 @@ from bob_jax.errors import BobError, unknown_name
 from bob_jax.metrics import bootstrap
 from bob_jax.metrics.base import Metric
 from bob_jax.metrics.catalog import METRICS
+from bob_jax.results.boards import drawn_score
 
 Correction = Literal["holm", "benjamini_hochberg"]
+Test = Literal["McNemar", "exchange", "bootstrap"]
 
 EXCHANGES = 10_000
 BLOCK = 1 << 22  # weights in memory at a time: 64 MiB
@@ -38,8 +42,8 @@ class Comparison:
         low, high: its 95 % interval, not corrected for the number of comparisons.
         p: two-sided.
         p_corrected: the level at which the pair would just be told apart, all comparisons considered.
-        n: images.
-        test: "McNemar" or "exchange".
+        n: images with an id in both outputs.
+        test: which of them.
     """
 
     first: str
@@ -50,7 +54,7 @@ class Comparison:
     p: float
     p_corrected: float
     n: int
-    test: Literal["McNemar", "exchange"]
+    test: Test
 
 
 def compare(
@@ -79,7 +83,7 @@ def compare(
         BobError: a metric that is not made of per-image outputs, an unknown name, fewer than two backbones, or two
             without an image in common.
     """
-    if metric not in METRICS:
+    if metric not in METRICS and any(drawn_score(one, metric) is None for one in outputs.values()):
         raise unknown_name("metric of single images", metric, METRICS)
     if against is not None and against not in outputs:
         raise unknown_name("backbone", against, outputs)
@@ -98,17 +102,31 @@ def compare(
 def _compare(
     name: str, pair: tuple[str, str], outputs: Mapping[str, Mapping[str, np.ndarray]], exchanges: int, seed: int
 ) -> Comparison:
+    if name not in METRICS:
+        return _compare_drawn(f"{bootstrap.DRAWN}{name}", pair, outputs)
     metric = METRICS[name]
     first, second = _shared(metric, pair, outputs)
     n = len(first["id"])
     estimate = bootstrap.paired(metric, first, second, seed=seed)
-    test: Literal["McNemar", "exchange"] = "McNemar" if _share_of_images(metric, first, second) else "exchange"
+    test: Test = "McNemar" if _share_of_images(metric, first, second) else "exchange"
     p = (
         mcnemar(first[metric.inputs[0]], second[metric.inputs[0]])
         if test == "McNemar"
         else exchange(metric, first, second, exchanges, seed)
     )
     return Comparison(*pair, estimate.value, estimate.low, estimate.high, p, p, n, test)
+
+
+def _compare_drawn(drawn: str, pair: tuple[str, str], outputs: Mapping[str, Mapping[str, np.ndarray]]) -> Comparison:
+    first, second = (outputs[one] for one in pair)
+    if not np.array_equal(first["id"], second["id"]):
+        raise BobError(f"{pair[0]} and {pair[1]} were not drawn on the same test images: they cannot be compared")
+    value, *others = (first[drawn] - second[drawn]).tolist()
+    known = np.array(others)[np.isfinite(others)]
+    low, high = bootstrap.percentiles(known)
+    beyond = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    p = min(1.0, 2 * (1 + beyond) / (1 + len(known)))
+    return Comparison(*pair, value, float(low), float(high), p, p, len(first["id"]), "bootstrap")
 
 
 def _shared(

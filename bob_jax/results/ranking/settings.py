@@ -34,6 +34,11 @@ TASKS = {
     "transferability": "classification",
 }
 PREDICTIONS = ("transferability",)  # guess how good a backbone will be; they do not count in a ranking
+# Whose cost is that of the card's own input, forward: others see larger pictures, or have more than the backbone.
+PLAIN = (
+    *("published_head", "zero_shot", "knn", "linear_probe", "augmented_probe", "finetune", "transferability"),
+    "ood_",
+)
 NOT_JUDGED = ("train", "validation")  # splits that no score is of
 
 

@@ -104,7 +104,7 @@ def _correlation(one: Correlation | CheapSummary) -> str:
 
 
 def _cheap(one: CheapSummary) -> tuple[str, ...]:
-    found = f"{one.agreeing} of {one.datasets}"
+    found = f"{one.agreeing} of {one.comparisons}"
     return (
         one.cheap,
         _correlation(one),

@@ -6,11 +6,13 @@ Each draw makes the whole table anew:
    same test images come and go together.
 2. seeds, with replacement, within each cell that has several: would other training runs?
 3. test images, with replacement: would other images? All backbones and all settings on the same images get the same
-   draw, so what they have in common (hard images) cancels where they are compared.
+   draw, so what they have in common (hard images) cancels where they are compared. Average precision of detections
+   does not follow from the kept outputs: it was drawn when the record was made, alike for all backbones, and these
+   draws are taken.
 
-Tasks are not drawn: they are what the user asked about. A cell without per-image outputs is drawn from a normal
-distribution as wide as its interval, on its own; comparisons are then less sharp. A level with one member (one data
-set, one seed) cannot vary, and intervals do not hold it.
+Tasks are not drawn: they are what the user asked about. A cell without per-image outputs or draws is drawn from a
+normal distribution as wide as its interval, on its own; comparisons are then less sharp. A level with one member (one
+data set, one seed) cannot vary, and intervals do not hold it.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ import numpy as np
 
 from bob_jax.metrics import bootstrap
 from bob_jax.metrics.catalog import METRICS
-from bob_jax.results.boards import PerExample
+from bob_jax.results.boards import PerExample, drawn_score
 from bob_jax.results.ranking.settings import Settings
 from bob_jax.results.record import Record, Score
 
@@ -72,9 +74,13 @@ def draw(
         }
         outputs = {cell: found for cell in metric if (found := _outputs(metric[cell], per_example(cell))) is not None}
         drawn = _draw_images(metric, outputs, resamples, _number(seed, "images", images))
-        for cell in metric.keys() - outputs.keys():
-            drawn[cell] = _draw_normal(records[cell].metrics[metric[cell]], resamples, _number(seed, "cell", cell))
-        without_images += [cell for cell in metric if cell not in outputs]
+        for cell in [cell for cell in metric if cell not in outputs]:
+            kept = drawn_score(per_example(cell), metric[cell])
+            if kept is None:
+                drawn[cell] = _draw_normal(records[cell].metrics[metric[cell]], resamples, _number(seed, "cell", cell))
+                without_images.append(cell)
+            else:
+                drawn[cell] = np.resize(np.where(np.isfinite(kept), kept, kept[0])[1:], resamples)
         for s in columns:
             for b in range(len(table.backbones)):
                 if table.cells[b][s]:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from bob_jax.errors import BobError
+from bob_jax.metrics.bootstrap import DRAWN
 from bob_jax.metrics.catalog import METRICS
 from bob_jax.results import boards as boards_
 from bob_jax.results import table as board_table
@@ -189,9 +190,8 @@ def _board(board: Board, per_example: PerExample) -> dict[str, Any]:
 
 def _against_best(board: Board, per_example: PerExample) -> list[pairwise.Comparison]:
     """The best against each other backbone on the images of both, one seed of each; none where outputs are missing."""
-    if board.metric not in METRICS:
-        return []
-    needed = {"id", *METRICS[board.metric].inputs}
+    of_images = METRICS[board.metric].inputs if board.metric in METRICS else (f"{DRAWN}{board.metric}",)
+    needed = {"id", *of_images}
     outputs = {
         row.backbone: found
         for row in board.rows
@@ -202,7 +202,7 @@ def _against_best(board: Board, per_example: PerExample) -> list[pairwise.Compar
         return []
     try:
         return pairwise.compare(board.metric, outputs, against=best, exchanges=EXCHANGES)
-    except BobError:  # no image in common
+    except BobError:  # no image in common, or not the same ones
         return []
 
 

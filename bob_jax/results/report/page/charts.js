@@ -82,9 +82,11 @@ function familyScale() {
 /** Score against a quantity of which less (or, with `more`, more) is better, with intervals and the best trade-offs. */
 function tradeOff(points, x, y, { frontier = true } = {}) {
   const known = points.filter((point) => point.x > 0);
+  const xs = known.map((point) => point.x);
+  const scale = Math.max(...xs) > 8 * Math.min(...xs) ? { type: "log" } : { type: "linear", zero: false }; // within a decade a logarithmic axis has hardly a number
   const best = frontier ? front(known, x.more, y.smaller) : [];
   const labelled = frontier ? apart(best, 1) : known.length <= 12 ? apart(known, 2) : [];
-  const xAxis = { field: "x", type: "quantitative", title: x.title, scale: { type: "log", nice: false, padding: 24 }, axis: { format: "~s", grid: false } };
+  const xAxis = { field: "x", type: "quantitative", title: x.title, scale: { ...scale, nice: false, padding: 24 }, axis: { format: ".3~s", grid: false } };
   const yAxis = (field) => ({ field, type: "quantitative", title: y.title, scale: { zero: false, reverse: Boolean(y.smaller) } });
   const tooltip = [
     { field: "backbone", title: "backbone" }, { field: "shown", title: y.title },
@@ -100,7 +102,7 @@ function tradeOff(points, x, y, { frontier = true } = {}) {
         encoding: { x: xAxis, y: yAxis("low"), y2: { field: "high" }, color: familyScale() } },
       { data: { values: known }, mark: { type: "point", filled: true, size: 90, opacity: 1, cursor: "pointer" },
         encoding: { x: xAxis, y: yAxis("y"), color: familyScale(), tooltip, shape: { field: "family", scale: { domain: FAMILIES, range: ["circle", "square", "diamond"] } } } },
-      ...(labelled.length ? [{ data: { values: labelled }, mark: { type: "text", dy: -11, fontSize: 11, align: { expr: "datum.align" } },
+      ...(labelled.length ? [{ data: { values: labelled }, mark: { type: "text", dy: -11, fontSize: 11, limit: innerWidth < 700 ? 110 : 220, align: { expr: "datum.align" } },
         encoding: { x: xAxis, y: yAxis("y"), text: { field: "backbone" } } }] : []),
     ],
   };
@@ -133,6 +135,7 @@ function front(points, more, smaller) {
 
 /** Rank correlations of all pairs. */
 function heatMap(names, agreements) {
+  const width = (Math.min(innerWidth, 1440) - (innerWidth < 700 ? 150 : 280)) / names.length; // of a cell, in pixels
   const cells = agreements.flatMap((one) => [[one.first, one.second], [one.second, one.first]].map(([a, b]) => ({
     a, b, value: one.spearman.value, n: one.spearman.n,
     shown: one.spearman.value === null ? "–" : signed(one.spearman.value),
@@ -149,7 +152,7 @@ function heatMap(names, agreements) {
       { mark: { type: "rect" }, encoding: {
         color: { field: "value", type: "quantitative", title: "Spearman", scale: { domain: [-1, 0, 1], range: dark() ? ["#a34a17", "#22272c", "#1d659f"] : ["#d55e00", "#f7f7f7", "#0072b2"] }, legend: null },
         tooltip: [{ field: "a", title: "one" }, { field: "b", title: "other" }, { field: "shown", title: "Spearman" }, { field: "interval", title: "95 %" }, { field: "kendall", title: "Kendall" }, { field: "n", title: "backbones" }] } },
-      ...(names.length <= 14 ? [{ mark: { type: "text", fontSize: 11 }, encoding: { text: { field: "shown" },
+      ...(width >= 40 ? [{ mark: { type: "text", fontSize: 11 }, encoding: { text: { field: "shown" },
         color: { condition: { test: "datum.value > 0.9", value: "#ffffff" }, value: colour("--ink") } } }] : []),
     ],
   };

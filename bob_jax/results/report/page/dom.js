@@ -26,9 +26,9 @@ function link(kind, name, text = name) {
   return h("a", { href: `#${kind}/${encodeURIComponent(name)}` }, breakable(text));
 }
 
-/** A name that a narrow column may break after its underscores. */
+/** A name that a narrow column may break after its underscores and slashes. */
 function breakable(name) {
-  return name.split(/(?<=_)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+  return name.split(/(?<=[_/])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
 }
 
 /** A number that leads to the records it was made of. */

@@ -62,6 +62,7 @@ function leaderboard() {
     const scope = scopeNow(), rows = ranked(scope), kept = rows.filter((row) => shown(row.name));
     const boards = scope.boards.map((i) => DATA.boards[i]), ranking = DATA.rankings[scope.ranking];
     count.textContent = `${kept.length} of ${rows.length} backbones, ${boards.length} ${boards.length === 1 ? "setting" : "settings"}`
+      + (ranking.settings && ranking.settings.length < boards.length ? `, ${ranking.settings.length} of them ranked` : "")
       + (kept.length < rows.length ? "; ranks are among all of them" : "");
     place.replaceChildren(
       ranking.standings ? standingsTable(kept, ranking, rows) : h("p", { class: "bad" }, ranking.why),

@@ -48,7 +48,7 @@ document.getElementById("subject").textContent = DATA.title;
 document.getElementById("sections").append(...Object.entries(SECTIONS).map(([id, [words]]) => h("a", { href: `#${id}` }, words)));
 document.getElementById("about").append(
   h("p", {}, `${Object.keys(DATA.records).length} records, the newest of ${DATA.newest.slice(0, 10)}; made by ${document.querySelector("meta[name=generator]").content}. `
-    + "Intervals are 95 %, by bootstrap over test images, seeds and data sets; ranks are ranges that hold together with 95 %. "
+    + "Intervals are 95 %, by bootstrap: of a score over test images, of the ranking over test images, seeds and data sets. Ranks are ranges that hold together with 95 %. "
     + "The page is one file and connects to nothing. Charts: Vega-Lite (BSD 3-Clause)."));
 addEventListener("hashchange", route);
 route();

@@ -131,7 +131,7 @@ function factorsSection() {
       { title: "Cheap protocol", header: true, key: (row) => row.cheap, cell: (row) => row.cheap },
       { title: "Spearman [95 %]", first: "descending", key: (row) => row.spearman, cell: (row) => (row.spearman === null ? "–" : `${signed(row.spearman)} [${signed(row.low)}, ${signed(row.high)}]`) },
       { title: "lost by its choice", kind: "number", key: (row) => row.regret, cell: (row) => `${(100 * row.regret).toFixed(2)} points` },
-      { title: "best found", kind: "number", key: (row) => row.agreeing / row.datasets, cell: (row) => `${row.agreeing} of ${row.datasets}` },
+      { title: "best found", kind: "number", key: (row) => row.agreeing / row.comparisons, cell: (row) => `${row.agreeing} of ${row.comparisons}` },
       { title: "data sets", kind: "number", cell: (row) => String(row.datasets) },
       { title: "backbones", kind: "number", cell: (row) => String(row.backbones) },
     ], cheap, { label: "Cheap protocols" })] : null);

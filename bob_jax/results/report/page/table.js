@@ -12,8 +12,8 @@ function sortable(columns, rows, options = {}) {
   const body = h("tbody");
   const headings = columns.map((column) => {
     const kind = [column.kind, column.optional ? "optional" : null].filter(Boolean).join(" ");
-    if (!column.key) return h("th", { scope: "col", class: kind || null }, column.title);
-    const button = h("button", { type: "button", title: column.describe, onclick: () => sort(column) }, column.title);
+    if (!column.key) return h("th", { scope: "col", class: kind || null }, breakable(column.title));
+    const button = h("button", { type: "button", title: column.describe, onclick: () => sort(column) }, breakable(column.title));
     return h("th", { scope: "col", class: kind || null }, button);
   });
 

@@ -126,7 +126,7 @@ function boardSection(board) {
       { title: "clean", kind: "number", first: "descending", key: (row) => row.clean, cell: (row) => (row.clean === null ? "–" : score(board, row.clean)) },
       { title: "lost by the shift", kind: "number", key: (row) => row.gap?.[0] ?? null, cell: (row) => (row.gap ? score(board, row.gap[0]) : "–") }] : []),
     ...(board.against_best.length ? [
-      { title: "less than the best by", kind: "number", optional: true, key: (row) => against[row.backbone]?.difference ?? null, cell: (row) => differenceWords(board, against[row.backbone]) },
+      { title: "behind the best by", kind: "number", optional: true, key: (row) => (against[row.backbone] ? behind(board, against[row.backbone])[0] : null), cell: (row) => differenceWords(board, against[row.backbone]) },
       { title: "p (Holm)", kind: "number", optional: true, key: (row) => against[row.backbone]?.p_corrected ?? null, cell: (row) => (against[row.backbone] ? against[row.backbone].p_corrected.toPrecision(2) : "–") }] : []),
     { title: "images", kind: "number", optional: true, key: (row) => row.n, cell: (row) => String(row.n) },
     ...(several ? [{ title: "seeds (std)", kind: "number", optional: true, key: (row) => row.seeds, cell: (row) => `${row.seeds}${row.spread === null ? "" : ` (${score(board, row.spread)})`}` }] : []),
@@ -137,12 +137,48 @@ function boardSection(board) {
   return h("section", {}, h("h2", {}, board.title),
     chart(`${metricName(board)} with 95 % intervals over test images${board.higher_is_better ? "" : "; lower is better"}. Blue: tied with the best.`, () => intervals(rows, metricName(board))),
     sortable(columns, board.rows, { label: board.title, rowClass: (row) => (row.tied ? "first" : "") }),
+    h("ul", { class: "notes" }, tieNotes(board).map((note) => h("li", {}, note))),
     board.against_best.length ? h("p", { class: "muted" }, `Against the best on the same images, one seed of each: ${[...new Set(board.against_best.map((one) => one.test))].join(", ")} test, p corrected by Holm.`) : null,
+    otherScores(board),
     lacking.length ? h("p", { class: "muted" }, "No record of: ", lacking.flatMap((name, i) => [i ? ", " : "", link("backbone", name)])) : null);
 }
 
+/** What the marks of the ranks mean, those that are there. */
+function tieNotes(board) {
+  const marks = board.rows.map((row) => rankWords(board, row)[0]);
+  return [
+    ["=", "= tied with the best: the 95 % interval of the difference on the same test images includes 0"],
+    ["~", "~ perhaps tied: the two intervals overlap; there is nothing to compare them on the same test images by"],
+  ].filter(([mark]) => marks.includes(mark)).map(([, words]) => words);
+}
+
+/** All scores of a board but the one that ranks and those of single classes; means over seeds. */
+function otherScores(board) {
+  const recordsOf = new Map(board.rows.map((row) => [row, row.cells.map((cell) => DATA.records[cell])]));
+  const metrics = new Map([...recordsOf.values()].flat().flatMap((record) => Object.entries(record.metrics)).filter(([name]) => name !== board.metric && !name.includes("/")));
+  const value = (row, name) => {
+    const found = recordsOf.get(row).map((record) => record.metrics[name]?.value ?? null);
+    return found.includes(null) ? null : found.reduce((a, b) => a + b) / found.length;
+  };
+  const columns = [...metrics].map(([name, { higher_is_better: higher }]) => ({
+    title: name.replaceAll("_", " "), kind: "number board", describe: higher ? "higher is better" : "lower is better", first: higher ? "descending" : "ascending",
+    key: (row) => value(row, name),
+    cell: (row) => (value(row, name) === null ? "–" : source(row.cells, value(row, name).toFixed(4).replace("-", "−"))),
+  }));
+  return columns.length ? h("details", { class: "more" }, h("summary", {}, `Other scores (${columns.length})`), sortable([
+    { title: "Backbone", header: true, key: (row) => row.backbone, cell: (row) => link("backbone", row.backbone) }, ...columns,
+  ], board.rows, { label: `Other scores of ${board.title}` })) : null;
+}
+
+/** How much better the best is, with its interval: positive whatever the metric. */
+function behind(board, { difference, low, high }) {
+  return board.higher_is_better ? [difference, low, high] : [-difference, -high, -low];
+}
+
 function differenceWords(board, one) {
-  return one ? `${score(board, one.difference)} [${score(board, one.low)}, ${score(board, one.high)}]` : "–";
+  if (!one) return "–";
+  const [value, low, high] = behind(board, one).map((x) => score(board, x));
+  return `${value} [${low}, ${high}]`;
 }
 
 /** The records behind one number: one a seed. */
