@@ -47,12 +47,17 @@ PINS: dict[tuple[str, str], HubPin] = {
         "063c6c38a5d8510b2e57df480445e94b231dad2c",
         "32aa17d6e17b43500f531d5f6dc9bc93e56ed8841b8a75682e1bb295d722405b", 4, 3,
     ),
+    # Two revisions of this one are told, each with this digest.
+    ("timm/vit_base_patch16_224.augreg_in21k_ft_in1k", MODEL): HubPin(
+        None, "c401d219603ac3e20b6373c7b198c78d3a733f80b755d148bda3bc320ae69800", 0, 2
+    ),
     ("timm/vit_base_patch16_224.augreg_in1k", MODEL): HubPin(
         "458542882691a06a8b667c6fb5fe5c9573093a81",
         "678a1ce471be7da9822fe2508497a5bcf6da4c6802053151b232ba88a42c21a2", 2, 1,
     ),
     ("timm/vit_small_patch16_224.augreg_in1k", MODEL): HubPin(
-        None, "c20a91d93f4757b0f581519f21ad91a875cf041764873a7a5bccc8e36f360dbf", 0, 1
+        "9f817e4a98515abc212f00cd836b960c556029d8",
+        "c20a91d93f4757b0f581519f21ad91a875cf041764873a7a5bccc8e36f360dbf", 1, 1,
     ),
     ("timm/vit_small_patch16_224.augreg_in21k_ft_in1k", MODEL): HubPin(
         "7e2c55630205e1266030f18370f4c6ed1a514b52",
@@ -97,6 +102,9 @@ PINS: dict[tuple[str, str], HubPin] = {
         "f3c408e77602bb412aa65fb03dfa0d5f95cb3832",
         "c893d72294d4c327e631ff92f428dbc14c4f93cb5581b6c5f9d89bb5d17def27", 3, 1,
     ),
+    ("timm/vit_giant_patch14_reg4_dinov2.lvd142m", MODEL): HubPin(
+        "a2208b21b069f6b2e45999870fcce4b7e43d1a2c", None, 1, 0
+    ),
     ("timm/vit_base_patch14_reg1_tipsv2.webli", MODEL): HubPin(
         "85ea5ee34f6e0fb867e8161465d735097cc11189",
         "943854100ad2e688d8c8b77403358680fa5f9a4920c5c76fc5efeaa188f93cdc", 1, 1,
@@ -129,10 +137,15 @@ PINS: dict[tuple[str, str], HubPin] = {
         "0f8b496db5dea10c7533e85304400f0eddad55ac",
         "77f63fee584d2c38416b865ee4b1bf9d4416df93a44ef641c2675de08d538a7b", 1, 2,
     ),
-    # ConvNeXt and Swin V2
+    # ConvNeXt, Swin V2, Hiera
     ("timm/convnext_tiny.fb_in1k", MODEL): HubPin(
         "b43a6303c9fcf176d2d707478a128c2c91e93528",
         "08b9dc9c3a3a29421de7996761e176501896d1ae7fc3085cf56a643772329276", 3, 3,
+    ),
+    ("timm/convnext_tiny.fb_in22k_ft_in1k", MODEL): HubPin("bc48a87f119bae1b06418f5340bfa97ef75d4609", None, 1, 0),
+    ("timm/convnext_base.fb_in22k", MODEL): HubPin(
+        "9afd4146adabf1b6e861d0f1ac2e7baa7c8dd1b7",
+        "0f09df05894c7fd1e78569daaae9e839a7b3bc5666587a08ba1d8e8cea63a8a4", 1, 1,
     ),
     ("timm/convnextv2_base.fcmae_ft_in1k", MODEL): HubPin(
         "7b29800e499fdc06de5b612970f3384dc8d29ca5",
@@ -153,7 +166,12 @@ PINS: dict[tuple[str, str], HubPin] = {
         "0c9500fcde4c689e97ff51954debae59c158af0d",
         "7e793c2f3576d20b5f746ac5dc6b7271745d612f9ce06ccabe382c36f39f1caa", 1, 1,
     ),
-    # SigLIP 2, EVA-02, SAM: towers for images
+    ("timm/hiera_base_224.mae_in1k_ft_in1k", MODEL): HubPin("a67e7d46ee1742fcc9b9676ca1ada00b66e4789e", None, 1, 0),
+    # BEiT, SigLIP 2, EVA-02, Perception Encoder, SAM: towers for images
+    ("timm/beit_base_patch16_224.in22k_ft_in22k", MODEL): HubPin(
+        "9b9827a7c99ab763a12630f2f7d913763cff4152",
+        "7fc26ec7a56dd9b7979da1213516f2b8444e19b61d017a2f9ec570a75f5c912f", 1, 1,
+    ),
     ("timm/vit_base_patch16_siglip_224.v2_webli", MODEL): HubPin(
         "4c3661e5ac879a276ddc5ddc6d3f0ecc78fd5d82",
         "9106b0d8d9d02ea90fc3571fffd1557cf444736f695ee40b1e57c856bc3d9494", 3, 1,
@@ -162,6 +180,7 @@ PINS: dict[tuple[str, str], HubPin] = {
         "79c7d4274f6dbf202549d8f976ae24eeaf97e5ad",
         "d3d632352efbd0a0a8269dce114ab8a214833f85ce6f738860221f11ab0f0c2f", 2, 1,
     ),
+    ("timm/vit_pe_core_base_patch16_224.fb", MODEL): HubPin("0f9fb1eea04d135faa1f15af05734fb996fcaf94", None, 1, 0),
     ("timm/samvit_base_patch16.sa1b", MODEL): HubPin(
         "c6db726d87cbba7788e026776b46c5db3aa1594b",
         "31a9f4edc394c5ae7a96045576570189a354ada86094a5842bcc9a05a8939ea2", 1, 1,
@@ -181,11 +200,15 @@ PINS: dict[tuple[str, str], HubPin] = {
     ),
     ("timm/resnet50.tv_in1k", MODEL): HubPin(
         "78f3ecfdb38e06d9b8397f662e7ab8fee96026fa",
-        "5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888", 1, 2,
+        "5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888", 3, 2,
     ),
     ("timm/efficientnet_b0.ra_in1k", MODEL): HubPin(
         "1b5383e5f79cc0f7fc067e372f8f26a5fa73f26a",
         "d569899762ea9b1384ee07f4af64805cf8caa1c55f9253ebb1080dc40e87a2cd", 4, 2,
+    ),
+    ("timm/tf_efficientnet_b0.in1k", MODEL): HubPin(
+        "8186ca4217f9c67824ebe7566008bdc69976d15a",
+        "276dfe076f3fca30c2f7bf1e44039e395e6de50248caaa159d16530699f16995", 1, 1,
     ),
     ("timm/mobilenetv3_large_100.ra_in1k", MODEL): HubPin(
         "96f46a1c52932f27492dff66c72378eb99b443a7",
@@ -221,6 +244,13 @@ PINS: dict[tuple[str, str], HubPin] = {
         "ec3d92cf63a5f9d591f0d611b736895966c73076",
         "da0baa37fb2211eee5729ab69ed587eb10d48f5b7076ceeed01552fc3d4cb4ee", 3, 3,
     ),
+    ("laion/CLIP-convnext_base_w-laion2B-s13B-b82K-augreg", LAION): HubPin(
+        None, "249e2302c1670bb04476792196f788ff046fedef61191a24983e61b6eca56987", 0, 1
+    ),
+    ("timm/eva02_large_patch14_clip_224.merged2b_s4b_b131k", OPEN_CLIP): HubPin(
+        "bf4190eb65dd5204ffb03e980108beb1200e0873",
+        "00af04296f09f24dcc69559440a80b7a44daf4855a72827e016067e6e571b851", 2, 2,
+    ),
     ("timm/PE-Core-B-16", OPEN_CLIP): HubPin("0038414f37721c5eafc1a5e0da802d291c909de3", None, 1, 0),
     ("timm/ViT-B-16-SigLIP2", OPEN_CLIP): HubPin(
         "eee10eff6dd8cabae2d7f379d4e8cfcd352030aa",
@@ -237,5 +267,13 @@ PINS: dict[tuple[str, str], HubPin] = {
     ("timm/ViT-B-16-SigLIP2", TOKENIZER): HubPin(
         "eee10eff6dd8cabae2d7f379d4e8cfcd352030aa",
         "220c63d496e0c14e63eb656c91e0215e926202e4c74b1f089e09f1920d779b04", 2, 1,
+    ),
+    ("timm/ViT-SO400M-16-SigLIP2-256", OPEN_CLIP): HubPin(
+        "8b4c2efdfd48e0d72644df99ed5dc20c110fc352",
+        "c824f8bb65616a30b57f32e62ca3f4a10287b00f263c989706093cd20daaa4f0", 1, 1,
+    ),
+    ("timm/ViT-SO400M-16-SigLIP2-256", TOKENIZER): HubPin(
+        "8b4c2efdfd48e0d72644df99ed5dc20c110fc352",
+        "220c63d496e0c14e63eb656c91e0215e926202e4c74b1f089e09f1920d779b04", 1, 1,
     ),
 }  # fmt: skip

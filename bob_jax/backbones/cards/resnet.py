@@ -116,7 +116,11 @@ def _self_supervised() -> list[Card]:
         ),
         _resnet(
             "resnet50_vicreg",
-            WeightSource(url=f"{FACEBOOK}/vicreg/resnet50.pth"),
+            # One public project records the digest, with the size 94 345 885; another its first ten digits.
+            WeightSource(
+                url=f"{FACEBOOK}/vicreg/resnet50.pth",
+                sha256="c843e7652491ff2f712734619fd74d85e5e92ac902615665ad3fd50dc6ada591",
+            ),
             R50,
             TORCHVISION_INPUT,
             23.5,
