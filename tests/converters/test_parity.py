@@ -201,7 +201,8 @@ def test_url_cards_name_their_publisher():
     assert (sources.keys() | shipped) - OWN == set(references.UNPUBLISHED)
     for name, source in sources.items():
         publisher = "github.com/isl-org/MiDaS" if name.endswith("_midas") else "dl.fbaipublicfiles.com"
-        assert source == WeightSource(url=source.url, sha256=source.sha256) and source.url.startswith(f"https://{publisher}/"), name
+        assert source == WeightSource(url=source.url, sha256=source.sha256), name
+        assert source.url.startswith(f"https://{publisher}/"), name
 
 
 def test_relative_error_is_of_the_largest_value():
