@@ -10,6 +10,7 @@ from PIL import Image
 from bob_jax.errors import BobError
 
 # What Pillow raises on files that are truncated, damaged, or no images at all.
+ADVICE = "; repair or delete it, or set skip_corrupt"  # how the line of an image that cannot be decoded ends
 FAILURES = (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error, Image.DecompressionBombError)
 
 
@@ -35,10 +36,9 @@ def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
             return np.asarray(_to_rgb(image))
     except FAILURES as error:
-        reason = " ".join(str(error).replace(repr(encoded), "it").split()) or type(error).__name__
-        raise CorruptImage(
-            f"cannot decode image '{name}': {reason[:200]}; repair or delete it, or set skip_corrupt"
-        ) from error
+        quoted = repr(str(encoded) if isinstance(encoded, Path) else encoded)  # the line has its name already
+        reason = " ".join(str(error).replace(quoted, "it").split()) or type(error).__name__
+        raise CorruptImage(f"cannot decode image '{name}': {reason[:200]}{ADVICE}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
