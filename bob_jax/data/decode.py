@@ -30,7 +30,8 @@ def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
         255; CMYK is converted; of an animation this is the first frame.
 
     Raises:
-        CorruptImage: the bytes are no whole image, or their pixels are floats, whose range no file states.
+        CorruptImage: the bytes are no whole image, or their pixels are floats, or signed or 32-bit integers, whose
+            range no file states.
     """
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
@@ -44,6 +45,8 @@ def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":  # Pillow would clip them to [0, 255]: black, where they are in [0, 1]
         raise ValueError("its pixels are floats, which have no stated range")
+    if image.mode == "I" and image.format == "TIFF":  # of other formats this is 16 bits
+        raise ValueError("its pixels are signed or 32-bit integers, which have no stated range")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
