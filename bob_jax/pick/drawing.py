@@ -96,15 +96,11 @@ def _scores(axes: Axes, answer: Labelled) -> None:
 
 
 def _cost(axes: Axes, answer: Labelled) -> None:
-    """GFLOPs in the rows of the scores, so that names need no room here; images a second as numbers."""
+    """GFLOPs in the rows of the scores, so that names need no room here."""
     rows = answer.choice.rows
     drawn = [(i, row, row.gflops) for i, row in enumerate(rows) if row.gflops]
     for i, row, gflops in drawn:
         axes.plot(gflops, i, "o", color=_colour(row, answer), markersize=4.5)
-    for i, row in enumerate(rows):
-        if row.rate:
-            words = f"{row.rate:,.0f} /s"
-            axes.text(1.02, i, words, transform=axes.get_yaxis_transform(), fontsize=8, color=MUTED, va="center")
     _rows(axes, answer)
     axes.set_yticks(range(len(rows)), [""] * len(rows))
     if drawn:
@@ -116,8 +112,8 @@ def _cost(axes: Axes, answer: Labelled) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
     axes.grid(color="#dddddd", linewidth=0.5)
-    axes.set_title("cost and speed")
-    axes.set_xlabel(f"GFLOPs an image, images/s on {answer.setting.device}")
+    axes.set_title("cost")
+    axes.set_xlabel("GFLOPs an image")
 
 
 def _rows(axes: Axes, answer: Labelled) -> None:
