@@ -6,7 +6,7 @@
 Data: 1,797 images of 8 x 8 pixels (UCI Optical Recognition of Handwritten Digits, test part), 10 classes, split
 1077 / 360 / 360 into train, validation and test, stratified; the test images corrupted in 25 ways; printed digits, from
 which to read the handwritten ones; and test digits that ask for their like among the training images.
-Expected: percent of the six default backbones, seed 0; five minutes on two cores for all of it.
+Expected: percent of the six default backbones, seed 0; six minutes on two cores for all of it.
 
                           knn   linear_probe   augmented_probe   finetune   adversarial   ood      ood         retrieval
                                                                             4/255         digits_c from_print  map

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from bob_jax.backbones import parameters, zoo
@@ -221,10 +222,9 @@ def save(card: Card | TextCard, arrays: Mapping[str, np.ndarray], receipt: Recei
             written = Path(folder) / path.name
             save_file(dict(arrays), written, metadata={"receipt": receipt.to_json()})
             written.replace(path)
-    except OSError as error:
-        raise BobError(
-            f"cannot write {path} ({error.strerror}): free space, or set BOB_CACHE to another disk"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BobError(f"cannot write {path} ({reason}): free space, or set BOB_CACHE to another disk") from error
 
 
 class Digest:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 when a check found problems, 2 for a mistake that one line on stderr explains, 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be Unicode, nor terminals UTF-8
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         code: int = arguments.run(arguments)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ def add_all(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print JSON, nothing rounded")
     command = add(commands, "predict", _predict, "what images are, by a classifier that `bob pick --save` wrote")
     command.add_argument("file", type=Path, metavar="FILE", help="of the classifier")
-    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files of images")
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders of them")
     command.add_argument("--json", action="store_true", help="print JSON with the probabilities of all classes")
 
 
@@ -56,6 +57,9 @@ def _pick(arguments: argparse.Namespace) -> int:
     given = images.read(arguments.folder) if arguments.folder else images.embedded()
     if arguments.save and not given.labelled:
         raise BobError(f"--save {arguments.save}: {given.name} has no two classes, so there is nothing to save")
+    folder = _place_of_pictures(arguments.out, Path(given.name))
+    for file in (folder / "pick.png", *([arguments.save] if arguments.save else [])):
+        _can_be_written(file)
     known = (*given.warnings, *left_out)
     for line in known:
         _say(f"note: {line}")
@@ -64,15 +68,19 @@ def _pick(arguments: argparse.Namespace) -> int:
     for line in done.answer.setting.warnings:
         if line not in known:
             _say(f"note: {line}")
-    folder = arguments.out or Path("pick") / (Path(given.name).stem or "images")
-    drawn = drawing.draw(done.answer, done.shown, folder)
+    if not arguments.json:
+        for columns, rows in table.tables(done.answer):
+            print_table(columns, rows, whole=True)
+        for line in done.answer.sentences():
+            print(line, flush=True)
+    drawn: list[Path] = []
+    undrawn = None  # what was found is told whatever becomes of the pictures
+    try:
+        drawn = drawing.draw(done.answer, done.shown, folder)
+    except BobError as error:
+        undrawn = error
     if arguments.json:
         print_json({**done.answer.plain(), "pictures": [str(file) for file in drawn]})
-    else:
-        for columns, rows in table.tables(done.answer):
-            print_table(columns, rows)
-        for line in done.answer.sentences():
-            print(line)
     for file in drawn:
         _say(f"drew {file}")
     stopped = done.answer.setting.stopped
@@ -82,7 +90,38 @@ def _pick(arguments: argparse.Namespace) -> int:
         else:
             done.classifier.save(arguments.save)
             _say(f"wrote {arguments.save}: bob predict {arguments.save} IMAGE...")
+    if undrawn is not None:
+        raise undrawn
     return 130 if stopped else 0
+
+
+def _place_of_pictures(out: Path | None, given: Path) -> Path:
+    """Where they go.
+
+    Raises:
+        BobError: among the images, where the next run would take them for a class.
+    """
+    name = given.name if given.is_dir() else given.stem
+    folder = out or Path("pick") / (name or "images")
+    if given.is_dir() and folder.resolve().is_relative_to(given):
+        raise BobError(
+            f"{folder} is among the images, the next run would take the pictures for a class: give --out FOLDER"
+        )
+    return folder
+
+
+def _can_be_written(file: Path) -> None:
+    """Raises BobError where a file cannot be made: before the work and not after it. Nothing is written."""
+    above = next(folder for folder in file.absolute().parents if folder.exists())
+    reason = None
+    if file.is_dir():
+        reason = "a folder is there"
+    elif not above.is_dir():
+        reason = f"{above} is no folder"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        reason = f"{above} is read-only"
+    if reason:
+        raise BobError(f"cannot write {file}: {reason}; give another place")
 
 
 @contextlib.contextmanager
@@ -114,20 +153,28 @@ def _say(line: str) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from bob_jax.data.decode import CorruptImage
+    from bob_jax.data.decode import ADVICE, CorruptImage
+    from bob_jax.data.folder import images_below
     from bob_jax.pick.classifier import Classifier
 
     classifier = Classifier.load(arguments.file)
-    guesses, unread = [], []
-    for image in arguments.images:
-        try:
-            guesses += classifier.predict([image])
-        except CorruptImage as error:
-            unread.append(str(error))
+    files, lost = [], []
+    for given in arguments.images:
+        if given.is_dir():
+            found = [given / path for path, _ in images_below(given, ".")]
+            lost += [] if found else [f"no image in {given}"]
+            files += found
+        elif given.exists():
+            files.append(given)
+        else:
+            lost.append(f"no file {given}")
+    unread: list[CorruptImage] = []
+    guesses = classifier.predict(files, unread)
+    lost += [str(error).removesuffix(ADVICE) for error in unread]
     if arguments.json:
         print_json(guesses)
-    else:
+    elif guesses:
         print_table(("image", "class", "probability"), [(g.image, g.label, f"{g.probability:.3f}") for g in guesses])
-    for line in unread:
+    for line in lost:
         _say(f"error: {line}")
-    return 2 if unread else 0
+    return 2 if lost else 0

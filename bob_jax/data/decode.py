@@ -10,6 +10,7 @@ from PIL import Image
 from bob_jax.errors import BobError
 
 # What Pillow raises on files that are truncated, damaged, or no images at all.
+ADVICE = "; repair or delete it, or set skip_corrupt"  # how the line of an image that cannot be decoded ends
 FAILURES = (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error, Image.DecompressionBombError)
 
 
@@ -29,21 +30,23 @@ def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
         255; CMYK is converted; of an animation this is the first frame.
 
     Raises:
-        CorruptImage: the bytes are no whole image, or their pixels are floats, whose range no file states.
+        CorruptImage: the bytes are no whole image, or their pixels are floats, or signed or 32-bit integers, whose
+            range no file states.
     """
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
             return np.asarray(_to_rgb(image))
     except FAILURES as error:
-        reason = " ".join(str(error).replace(repr(encoded), "it").split()) or type(error).__name__
-        raise CorruptImage(
-            f"cannot decode image '{name}': {reason[:200]}; repair or delete it, or set skip_corrupt"
-        ) from error
+        quoted = repr(str(encoded) if isinstance(encoded, Path) else encoded)  # the line has its name already
+        reason = " ".join(str(error).replace(quoted, "it").split()) or type(error).__name__
+        raise CorruptImage(f"cannot decode image '{name}': {reason[:200]}{ADVICE}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":  # Pillow would clip them to [0, 255]: black, where they are in [0, 1]
         raise ValueError("its pixels are floats, which have no stated range")
+    if image.mode == "I" and image.format == "TIFF":  # of other formats this is 16 bits
+        raise ValueError("its pixels are signed or 32-bit integers, which have no stated range")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:

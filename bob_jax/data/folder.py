@@ -12,7 +12,9 @@ from bob_jax.data.decode import decode_image
 from bob_jax.data.subset import hold_out
 from bob_jax.errors import BobError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".jp2", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val"),
@@ -104,7 +106,7 @@ def load(
     root = root.expanduser().resolve()
     if not root.is_dir():
         raise BobError(f"no folder {root}: give the folder that holds train/CLASS/*.jpg or CLASS/*.jpg")
-    folders = _split_folders(root)
+    folders = _official(root)
     if folders:
         classes = class_names(root / folders["train"])
         official = {split: _source(root, folder, classes) for split, folder in folders.items()}
@@ -127,18 +129,33 @@ def load(
     )
 
 
-def _split_folders(root: Path) -> dict[str, str]:
+def split_folders(root: Path) -> dict[str, str]:
+    """The folders in a folder that are named like a split, in any case of letters: {"train": "Train", "test": "test"}.
+
+    Raises:
+        BobError: two of one split.
+    """
+    found: dict[str, str] = {}
+    for entry in sorted(root.iterdir()):
+        split = next((split for split, names in SPLIT_FOLDERS.items() if entry.name.lower() in names), None)
+        if split is None or not entry.is_dir():
+            continue
+        if split in found:
+            raise BobError(f"{root} has two folders of {split} images, {found[split]} and {entry.name}: keep one")
+        found[split] = entry.name
+    return {split: found[split] for split in SPLIT_FOLDERS if split in found}
+
+
+def _official(root: Path) -> dict[str, str]:
     """Folder of each official split, train first; nothing when the folders are classes."""
-    found = {
-        split: next((name for name in names if (root / name).is_dir()), None) for split, names in SPLIT_FOLDERS.items()
-    }
-    if found["train"] is None:
+    found = split_folders(root)
+    if "train" not in found:
         return {}
-    if found["test"] is None:
-        found["test"], found["validation"] = found["validation"], None
-    if found["test"] is None:
+    if "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
+    if "test" not in found:
         raise BobError(f"{root} has train but no validation or test folder: add one, or leave the split folders out")
-    return {split: folder for split, folder in found.items() if folder is not None}
+    return found
 
 
 def _with_validation(
@@ -182,23 +199,52 @@ def _source(root: Path, folder: str, classes: Sequence[str]) -> FolderSource:
         for path, size in images_below(top, name)
     ]
     source = FolderSource(root, files, classes, depth=1 if folder else 0)
-    if folder in ("", *SPLIT_FOLDERS["train"]) and (bare := set(range(len(classes))) - set(source.labels.tolist())):
+    if folder.lower() in ("", *SPLIT_FOLDERS["train"]) and (
+        bare := set(range(len(classes))) - set(source.labels.tolist())
+    ):
         raise BobError(
             f"no image in {top / classes[min(bare)]}: add some ({', '.join(sorted(EXTENSIONS))}) or remove it"
         )
     return source
 
 
-def images_below(top: Path, below: str) -> list[tuple[str, int]]:
-    """Path below `top`, with "/", and size of every image in a folder and its folders, sorted."""
+def images_below(top: Path, below: str, above: frozenset[str] = frozenset()) -> list[tuple[str, int]]:
+    """Path below `top`, with "/", and size of every image in a folder and its folders, sorted.
+
+    Links to folders are followed, but not back to one that they are in. A link to no file has size 0, and cannot be
+    read, like any other damaged file.
+
+    Args:
+        top: where paths begin.
+        below: path of the folder below it.
+        above: real paths of the folders that it is in, as far as they were gone through.
+
+    Raises:
+        BobError: a folder that may not be read.
+    """
     found = []
-    with os.scandir(top / below) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            path = f"{below}/{entry.name}"
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                found += images_below(top, path)
-            elif Path(entry.name).suffix.lower() in EXTENSIONS:
-                found.append((path, entry.stat().st_size))
+    above |= {os.path.realpath(top / below)}
+    try:
+        entries = sorted(os.scandir(top / below), key=lambda entry: entry.name)
+    except OSError as error:
+        raise BobError(f"cannot read {top / below}: {error.strerror or error}; mend it, or take it away") from error
+    for entry in entries:
+        path = f"{below}/{entry.name}"
+        if entry.name.startswith("."):
+            continue
+        try:
+            is_folder = entry.is_dir()
+            size = 0 if is_folder else entry.stat().st_size
+        except OSError:  # a link to nowhere, or to itself
+            is_folder, size = False, 0
+        if is_folder:
+            if not _leads_back(os.path.realpath(entry.path), above):
+                found += images_below(top, path, above)
+        elif Path(entry.name).suffix.lower() in EXTENSIONS:
+            found.append((path, size))
     return found
+
+
+def _leads_back(folder: str, above: frozenset[str]) -> bool:
+    """Whether a real path is one of those above, or holds one of them."""
+    return any(one == folder or one.startswith(folder.rstrip(os.sep) + os.sep) for one in above)

@@ -117,6 +117,11 @@ class After:
                 rows[i] = dataclasses.replace(row, transferability=scores)
         self.choice = dataclasses.replace(self.choice, rows=tuple(rows))
 
+    def per_class(self) -> float:
+        """Mean over the judged classes of the share of their images that is right, out of fold."""
+        right = self.outcome.probe[:, self.outcome.strength]
+        return float(np.mean([right[self.truth == label].mean() for label in np.unique(self.truth)]))
+
     def confused(self) -> tuple[tuple[Confused, ...], int]:
         """The images that are mistaken, the surest first, and how many; without any those that are least sure."""
         logits = self.outcome.logits.astype(np.float64) / self.temperature

@@ -12,6 +12,8 @@ from bob_jax.pick.evidence import Share
 from bob_jax.pick.labelled import Choice
 from bob_jax.pick.unlabelled import Look
 
+UNEQUAL = 3.0  # times the mean of the other classes' images, from which on a class is so large that accuracy hides them
+
 
 @dataclasses.dataclass(frozen=True)
 class Confused:
@@ -62,7 +64,8 @@ class Labelled:
     Attributes:
         setting: what was looked at.
         choice: the race.
-        majority: share of the most frequent class: what guessing gives.
+        majority: share of the most frequent class among the judged images: what guessing gives.
+        per_class: mean over the classes of the share that the chosen backbone's probe got right out of fold.
         curve: of the chosen backbone; None where there was no time.
         confused: images that it is wrong about, the surest mistakes first.
         wrong: how many it is wrong about.
@@ -74,6 +77,7 @@ class Labelled:
     setting: Setting
     choice: Choice
     majority: float
+    per_class: float
     curve: Curve | None
     confused: tuple[Confused, ...]
     wrong: int
@@ -85,6 +89,7 @@ class Labelled:
         """The answer in words, a line each."""
         return [
             _take(self),
+            *_unequal(self),
             *_how_sure(self.choice),
             *_more(self.curve),
             *_mistakes(self),
@@ -170,9 +175,22 @@ def _take(one: Labelled) -> str:
     )
 
 
+def _unequal(one: Labelled) -> list[str]:
+    """What accuracy hides where one class has many more images than the others."""
+    others = (1 - one.majority) / (len(one.setting.classes) - 1)
+    if one.majority < UNEQUAL * others:
+        return []
+    line = f"The classes are unequal: the mean of their accuracies is {100 * one.per_class:.1f} %"
+    if one.choice.score.low <= one.majority:
+        line += "; it is not certain that it does better than always saying the most frequent class"
+    return [line + "."]
+
+
 def _how_sure(choice: Choice) -> list[str]:
     lines = []
     tied = sorted(choice.tied)
+    row = next(row for row in choice.rows if row.backbone == choice.chosen)
+    twins = [one for one in choice.rows if one.random and one.verdict != "ruled out" and not row.random]
     score = {row.backbone: row.probe.value for row in choice.rows}
     if len(tied) > 1:
         ahead = 100 * (score[choice.best] - score[choice.chosen])
@@ -183,8 +201,11 @@ def _how_sure(choice: Choice) -> list[str]:
             f"{ahead:.1f} points ahead"
         )
         lines.append(f"How sure: {names(tied)} cannot be told apart on these images; {why}.")
-    elif len(choice.rows) > 1:
-        lines.append("How sure: all others that were tried are worse, by tests that err in 5 % of all cases at most.")
+    elif len(choice.rows) > 1 + len(twins):
+        others = "all others that have learned something" if twins else "all others that were tried"
+        lines.append(f"How sure: {others} are worse, by tests that err in 5 % of all cases at most.")
+    elif twins:
+        lines.append("How sure: nobody else that has learned something was tried.")
     else:
         lines.append("How sure: nobody else was tried, so nothing is compared.")
     stopped = sorted(row.backbone for row in choice.rows if row.verdict == "no time")
@@ -195,14 +216,11 @@ def _how_sure(choice: Choice) -> list[str]:
             f"{len(choice.not_tried)} backbones were not tried for lack of time, first {choice.not_tried[0]}: "
             "give a larger --budget, or name them with --backbones."
         )
-    floor = [row for row in choice.rows if row.random]
-    row = next(row for row in choice.rows if row.backbone == choice.chosen)
-    if floor and not row.random:
-        best = max(floor, key=lambda one: one.probe.value)
-        if best.verdict == "standing":
-            lines.append(
-                f"{best.backbone}, which has learned nothing, does as well here: pretraining shows no use yet."
-            )
+    if twins:
+        best = max(twins, key=lambda one: one.probe.value)
+        lines.append(
+            f"{best.backbone}, which has learned nothing, cannot be told apart from it: pretraining shows no use yet."
+        )
     return lines
 
 

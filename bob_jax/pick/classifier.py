@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from bob_jax.backbones import zoo
-from bob_jax.data.decode import decode_image
+from bob_jax.data.decode import CorruptImage, decode_image
 from bob_jax.data.on_device import normalize
 from bob_jax.data.transforms import Eval
 from bob_jax.errors import BobError
@@ -112,36 +112,52 @@ class Classifier:
             raise BobError(f"{path} was made with other weights of {name} than are here now: make it anew")
         return cls(Competitor(zoo.card(name), loaded.module, digest), head, classes, temperature, facts)
 
-    def predict(self, images: Sequence[str | Path | np.ndarray]) -> list[Guess]:
+    def predict(
+        self, images: Sequence[str | Path | np.ndarray], unread: list[CorruptImage] | None = None
+    ) -> list[Guess]:
         """What each image is taken for.
 
         Args:
             images: files, or pixels [H, W, 3] uint8.
+            unread: takes the errors of those that cannot be decoded, which are then left out.
 
         Raises:
-            CorruptImage: a file that is no whole image.
+            CorruptImage: a file that is no whole image, where `unread` is None.
         """
-        probabilities = self.probabilities(images)
-        names = [f"image {i}" if isinstance(one, np.ndarray) else str(one) for i, one in enumerate(images)]
-        return [
-            Guess(
-                name, self.classes[row.argmax()], float(row.max()), dict(zip(self.classes, row.tolist(), strict=True))
-            )
-            for name, row in zip(names, probabilities, strict=True)
-        ]
+        transform = Eval(self.competitor.card.preprocessing)
+        guesses = []
+        for start in range(0, len(images), BATCH):
+            names, inputs = [], []
+            for i, one in enumerate(images[start : start + BATCH], start):
+                try:
+                    inputs.append(transform(_pixels(one)))
+                except CorruptImage as error:
+                    if unread is None:
+                        raise
+                    unread.append(error)
+                else:
+                    names.append(f"image {i}" if isinstance(one, np.ndarray) else str(one))
+            guesses += [self._guess(*each) for each in zip(names, self._probabilities(inputs), strict=True)]
+        return guesses
 
     def probabilities(self, images: Sequence[str | Path | np.ndarray]) -> np.ndarray:
         """[N, C] float64; rows sum to 1. As `predict`."""
-        transform = Eval(self.competitor.card.preprocessing)
-        blank = np.zeros((transform.size, transform.size, 3), np.uint8)
-        found = []
-        for start in range(0, len(images), BATCH):
-            part = [transform(_pixels(one)) for one in images[start : start + BATCH]]
-            features = np.asarray(self._features(np.stack(part + [blank] * (BATCH - len(part)))))
-            found.append(predict(self.head, features)[: len(part)])
-        logits = np.concatenate(found).astype(np.float64) if found else np.zeros((0, len(self.classes)))
+        rows = [list(guess.probabilities.values()) for guess in self.predict(images)]
+        return np.array(rows, np.float64).reshape(len(images), len(self.classes))
+
+    def _probabilities(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """[N, C] of at most `BATCH` images that are prepared."""
+        if not inputs:
+            return np.zeros((0, len(self.classes)))
+        filled = np.zeros((BATCH, *inputs[0].shape), np.uint8)
+        filled[: len(inputs)] = inputs
+        logits = predict(self.head, np.asarray(self._features(filled)))[: len(inputs)].astype(np.float64)
         odds = np.exp((logits - logits.max(axis=1, keepdims=True)) / self.temperature)
         return odds / odds.sum(axis=1, keepdims=True)
+
+    def _guess(self, name: str, row: np.ndarray) -> Guess:
+        shares = dict(zip(self.classes, row.tolist(), strict=True))
+        return Guess(name, self.classes[row.argmax()], float(row.max()), shares)
 
     @functools.cached_property
     def _features(self) -> Any:

@@ -1,7 +1,8 @@
-"""The answer in pictures: scores with intervals, score against cost, the learning curve, and the images themselves."""
+"""The answer in pictures: scores with intervals, costs, the learning curve, and the images themselves."""
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from bob_jax.data.base import Source
 from bob_jax.data.decode import CorruptImage
@@ -19,10 +21,12 @@ from bob_jax.pick.labelled import Row
 from bob_jax.results.files import write_whole
 from bob_jax.results.plot import COLOURS, INK, MUTED, REST, SHADE, STYLE, save
 
+PLAIN = {**STYLE, "text.parse_math": False}  # in the name of a class or file a dollar is a dollar
 SHOWN = 24  # images in a picture
 COLUMNS = 8
 PAIRS = 8
 OF_EACH = 8  # images of a cluster
+LEAST_SPAN = 8.0  # of the axis of costs, so that nearly equal ones are seen to be so
 
 
 def draw(answer: Labelled | Unlabelled, source: Source, folder: Path) -> list[Path]:
@@ -56,7 +60,7 @@ def _overview(answer: Labelled, prefix: Path) -> list[Path]:
     high = max(2.6, 0.26 * len(rows) + 1.2)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(13, high), layout="constrained")
-        scores, cost, learning = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
+        scores, cost, learning = figure.subplots(1, 3, width_ratios=(1.5, 0.8, 1))
         _scores(scores, answer)
         _cost(cost, answer)
         _learning(learning, answer.curve)
@@ -76,9 +80,8 @@ def _colour(row: Row, answer: Labelled) -> str:
 
 def _scores(axes: Axes, answer: Labelled) -> None:
     rows = answer.choice.rows
+    _rows(axes, answer)
     for i, row in enumerate(rows):
-        if row.backbone in answer.choice.tied:
-            axes.axhspan(i - 0.5, i + 0.5, color=SHADE, linewidth=0, zorder=0)
         for share, offset, marker in ((row.probe, -0.12, "o"), (row.knn, 0.18, "D")):
             colour = _colour(row, answer) if marker == "o" else MUTED
             axes.plot([100 * share.low, 100 * share.high], [i + offset] * 2, color=colour, linewidth=1.5)
@@ -86,44 +89,43 @@ def _scores(axes: Axes, answer: Labelled) -> None:
     fewest = {row.images for row in rows}
     labels = [row.backbone + (f" ({row.images:,} images)" if len(fewest) > 1 else "") for row in rows]
     axes.set_yticks(range(len(rows)), labels)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#dddddd", linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines["left"].set_visible(False)
     axes.axvline(100 * answer.majority, color=MUTED, linewidth=0.8, linestyle=":")
     axes.set_title("linear probe (dot) and k-NN (diamond)")
     axes.set_xlabel("accuracy out of fold (%), dotted: guessing")
 
 
 def _cost(axes: Axes, answer: Labelled) -> None:
-    drawn = [(row, row.gflops) for row in answer.choice.rows if row.gflops]
-    costs = [gflops for _, gflops in drawn]
-    for row, gflops in reversed(drawn):
-        colour, share = _colour(row, answer), row.probe
-        axes.plot([gflops] * 2, [100 * share.low, 100 * share.high], color=colour, linewidth=1.4)
-        axes.plot(gflops, 100 * share.value, "o", color=colour, markersize=4.5)
-        if colour != REST:
-            left = gflops * gflops <= min(costs) * max(costs)  # on a logarithmic axis
-            shift = -3 if row.backbone == answer.choice.chosen else -13
-            axes.annotate(
-                row.backbone,
-                (gflops, 100 * share.value),
-                xytext=(7 if left else -7, shift),
-                textcoords="offset points",
-                horizontalalignment="left" if left else "right",
-                fontsize=7,
-            )
+    """GFLOPs in the rows of the scores, so that names need no room here."""
+    rows = answer.choice.rows
+    drawn = [(i, row, row.gflops) for i, row in enumerate(rows) if row.gflops]
+    for i, row, gflops in drawn:
+        axes.plot(gflops, i, "o", color=_colour(row, answer), markersize=4.5)
+    _rows(axes, answer)
+    axes.set_yticks(range(len(rows)), [""] * len(rows))
     if drawn:
         axes.set_xscale("log")
-        ends = sorted({min(costs), max(costs)})
-        axes.set_xticks(ends, [f"{end:.2g}" for end in ends])
+        costs = [gflops for _, _, gflops in drawn]
+        middle, wide = math.sqrt(min(costs) * max(costs)), max(max(costs) / min(costs), LEAST_SPAN)
+        axes.set_xlim(middle / math.sqrt(wide) / 1.25, middle * math.sqrt(wide) * 1.25)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide > 30 else (1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
     axes.grid(color="#dddddd", linewidth=0.5)
-    axes.margins(x=0.25)
-    axes.set_title("score against cost")
+    axes.set_title("cost")
     axes.set_xlabel("GFLOPs an image")
-    axes.set_ylabel("accuracy (%)")
+
+
+def _rows(axes: Axes, answer: Labelled) -> None:
+    """A row for each backbone, those that cannot be told apart from the best shaded."""
+    rows = answer.choice.rows
+    for i, row in enumerate(rows):
+        if row.backbone in answer.choice.tied:
+            axes.axhspan(i - 0.5, i + 0.5, color=SHADE, linewidth=0, zorder=0)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
 
 
 def _learning(axes: Axes, curve: Curve | None) -> None:
@@ -210,7 +212,8 @@ def _grid(source: Source, places: Sequence[int], words: Sequence[str], title: st
     """Pictures with a word each, row by row; a place of -1 stays empty."""
     rows = math.ceil(len(places) / columns)
     lines = max(text.count("\n") + 1 for text in words)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(PLAIN), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box is seen, and needs no words
         figure = Figure(figsize=(max(1.25 * columns, 5), rows * (1.2 + 0.16 * lines) + 0.5), layout="constrained")
         figure.suptitle(title, fontsize=9.5, fontweight="bold", color=INK)
         for i, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
@@ -235,4 +238,5 @@ def _pixels(source: Source, place: int) -> np.ndarray:
 
 
 def _short(text: str) -> str:
+    text = text.encode(errors="replace").decode()  # a file's name need not be Unicode
     return text if len(text) <= 18 else text[:16] + "..."

@@ -24,7 +24,7 @@ def order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
-        place[members[:2]] = (-1, 0)
+        place[members[:2]] = (-1, 0)[: len(members)]
     return np.lexsort((generator.permutation(len(labels)), place))
 
 

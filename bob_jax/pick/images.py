@@ -7,6 +7,7 @@ import collections
 import csv
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +19,9 @@ from bob_jax.data import digits
 from bob_jax.data.arrays import ArraySource
 from bob_jax.data.base import Source
 from bob_jax.data.decode import FAILURES
-from bob_jax.data.folder import EXTENSIONS, SPLIT_FOLDERS, FileSource, images_below
+from bob_jax.data.folder import EXTENSIONS, FileSource, images_below, split_folders
 from bob_jax.errors import BobError
+from bob_jax.pick import folds
 
 NAMED = 3  # files that a warning names; of the others it gives the number
 FEWEST_UNLABELLED = 4
@@ -82,23 +84,34 @@ def read(place: Path) -> Images:
     Raises:
         BobError: nothing there, or too little of it; says what to give.
     """
-    place = place.expanduser()
-    if place.is_dir():
-        return _folder(place.resolve())
-    if place.is_file() and place.suffix.lower() in EXTENSIONS:
-        raise BobError(f"{place} is one image: nothing can be told from it, give a folder of them")
-    if place.is_file():
-        return _csv(place.resolve())
+    try:
+        place = place.expanduser()
+        if place.is_dir():
+            return _judgeable(_folder(place.resolve(), _other_files(place.resolve())))
+        if place.is_file() and place.suffix.lower() in EXTENSIONS:
+            raise BobError(f"{place} is one image: nothing can be told from it, give a folder of them")
+        if place.is_file():
+            return _judgeable(_csv(place.resolve()))
+    except OSError as error:  # may not be read, or has a name that no file can have
+        raise BobError(f"cannot read {error.filename or place}: {error.strerror or error}") from error
     raise BobError(f"no folder {place}: give one that holds CLASS/*.jpg or *.jpg, or a CSV with the columns path,label")
 
 
-def _folder(root: Path) -> Images:
-    splits = {
-        split: name for split, names in SPLIT_FOLDERS.items() for name in names if (root / name).is_dir()
-    }  # fmt: skip
-    if "train" not in splits:
-        return _judged(str(root), root, *_class_folders(root, ""), [])
-    rows, warnings = [], []
+def _folder(root: Path, warnings: list[str]) -> Images:
+    splits, folders = split_folders(root), _folders(root)
+    others = sorted(set(folders) - set(splits.values()))
+    if "train" not in splits and splits and not others:
+        raise BobError(
+            f"{root} has {' and '.join(splits.values())} but no train folder: add it, or give "
+            f"{root / next(iter(splits.values()))} alone"
+        )
+    # A folder train without folders, among others, is a class: of vehicles, say.
+    if "train" not in splits or (others and not _folders(root / splits["train"])):
+        rows, said = _class_folders(root, "")
+        return _judged(str(root), root, rows, warnings + said, [])
+    rows = []
+    if others:
+        warnings.append(f"passed over, since beside {splits['train']}: {_some(others, 'folder')}")
     for split in ("train", "validation"):
         if split in splits:
             found, said = _class_folders(root, splits[split])
@@ -108,17 +121,34 @@ def _folder(root: Path) -> Images:
     return _judged(str(root), root, rows, warnings + said, held)
 
 
+def _other_files(root: Path) -> list[str]:
+    """A warning of files that are no images by their names, or of a kind that is not read, such as .heic."""
+    found = []
+    for folder, below, files in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        here = Path(folder).relative_to(root)
+        found += [
+            (here / name).as_posix()
+            for name in sorted(files)
+            if not name.startswith(".") and Path(name).suffix.lower() not in EXTENSIONS
+        ]
+    return [f"passed over, since of no kind that is read here: {_some(found, 'file')}"] if found else []
+
+
+def _folders(top: Path) -> list[str]:
+    return sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
 Row = tuple[str, str | None]  # path, class
 
 
 def _class_folders(root: Path, below: str) -> tuple[list[Row], list[str]]:
     """Images below a folder: those of its folders with their classes, those in itself without."""
     top = root / below
-    folders = sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     prefix = f"{below}/" if below else ""
     rows: list[Row] = []
     warnings = []
-    for name in folders:
+    for name in _folders(top):
         found: list[Row] = [(prefix + path, name) for path, _ in images_below(top, name)]
         if not found:
             warnings.append(f"no image in {prefix}{name}: the folder is passed over")
@@ -126,7 +156,7 @@ def _class_folders(root: Path, below: str) -> tuple[list[Row], list[str]]:
     loose = sorted(
         entry.name
         for entry in top.iterdir()
-        if entry.is_file() and entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
+        if entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and not entry.is_dir()
     )
     return rows + [(prefix + name, None) for name in loose], warnings
 
@@ -134,10 +164,12 @@ def _class_folders(root: Path, below: str) -> tuple[list[Row], list[str]]:
 def _csv(file: Path) -> Images:
     try:
         with file.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.DictReader(text)
+            reader = csv.DictReader(text, skipinitialspace=True)
             columns, lines = list(reader.fieldnames or []), list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise BobError(f"{file} is no CSV ({error}): give a folder of images, or a CSV with path,label") from error
+        raise BobError(
+            f"{file} is no CSV in UTF-8 ({error}): save it as one, with the columns {PATH},{LABEL}, or give a folder"
+        ) from error
     if PATH not in columns or (LABEL not in columns and set(columns) != {PATH}):
         wanted = PATH if PATH not in columns else LABEL
         raise BobError(
@@ -151,7 +183,7 @@ def _csv(file: Path) -> Images:
         path, label = (line[PATH] or "").strip(), (line.get(LABEL) or "").strip() or None
         if not path:
             continue
-        if not (file.parent / path).is_file():
+        if not _is_file(file.parent / path):
             missing.append(path)
         elif path in rows:
             twice += [path] * (rows[path] != label)
@@ -168,6 +200,13 @@ def _csv(file: Path) -> Images:
         warnings.append(f"of two labels the first one counts: {_some(twice, 'file')}")
     found = _judged(str(file), file.parent, list(rows.items()), warnings, [])
     return dataclasses.replace(found, groups=_merged(found.groups, [together.get(name) for name in found.source.ids]))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def _merged(copies: np.ndarray, names: Sequence[str | None]) -> np.ndarray:
@@ -202,7 +241,9 @@ def _judged(name: str, root: Path, rows: list[Row], warnings: list[str], held: l
     classes = sorted({label for _, label in rows if label is not None})
     bare = [path for path, label in rows if label is None]
     if len(classes) == 1:
-        warnings.append(f"all labels say '{classes[0]}': one class tells nothing, the images count as unlabelled")
+        within = {path.split("/")[1] for path, _ in rows if path.startswith(f"{classes[0]}/") and path.count("/") > 1}
+        hint = f"; if its folders are the classes, give {root / classes[0]}" if len(within) > 1 else ""
+        warnings.append(f"all labels say '{classes[0]}': one class tells nothing, the images count as unlabelled{hint}")
         rows = [(path, None) for path, _ in rows]
     elif classes and bare:
         warnings.append(f"left out of the judgement, since without a label: {_some(bare, 'image')}")
@@ -236,12 +277,44 @@ def _whole(
     elif len(rows) < FEWEST_UNLABELLED:
         raise BobError(f"{name} holds {len(rows)} images without labels: give {FEWEST_UNLABELLED} or more")
     source = _files(root, rows, number)
-    strange = sorted({str(label) for _, label in held if label not in number})
-    if held and classes and strange:
-        warnings.append(f"left out of the test folder, since not among the others: {_some(strange, 'class')}")
+    if held and not classes:
+        warnings.append(f"the test folder is not looked at, since there are no classes: {_some(_paths(held), 'image')}")
+    else:
+        if bare := [row for row in held if row[1] is None]:
+            warnings.append(f"left out of the test folder, since without a label: {_some(_paths(bare), 'image')}")
+        if strange := sorted({label for _, label in held if label is not None and label not in number}):
+            warnings.append(f"left out of the test folder, since not among the others: {_some(strange, 'class')}")
     held = [row for row in held if row[1] in number]
-    test = _files(root, held, number) if held and classes else None
+    test = _files(root, held, number) if held else None
     return Images(name, source, tuple(classes), _copies(source), test, tuple(warnings), unread)
+
+
+def _paths(rows: Iterable[Row]) -> list[str]:
+    return [path for path, _ in rows]
+
+
+def _judgeable(images: Images) -> Images:
+    """The same, with a warning where all images of a class belong together: whoever judged one would have learned it.
+
+    Raises:
+        BobError: not two classes are left to judge.
+    """
+    if not images.labelled:
+        return images
+    labels = np.asarray(images.source.labels)
+    judged = set(labels[folds.assign(labels, images.groups) >= 0].tolist())
+    if len(judged) < 2:
+        who, rest = (f"only class '{images.classes[judged.pop()]}'", "every other") if judged else ("no class", "each")
+        raise BobError(
+            f"{who} of {images.name} can be judged: {rest} has 1 image, copies of one, or one group; give at least two "
+            "classes of images that do not all belong together"
+        )
+    counts = np.bincount(labels, minlength=len(images.classes))
+    alone = [name for i, name in enumerate(images.classes) if i not in judged and counts[i] > 1]
+    if not alone:
+        return images
+    words = f"learned but not judged, since copies of one image, or one group: {_some(alone, 'class')}"
+    return dataclasses.replace(images, warnings=(*images.warnings, words))
 
 
 def _files(root: Path, rows: list[Row], number: dict[str, int]) -> FileSource:

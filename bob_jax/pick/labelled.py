@@ -91,10 +91,21 @@ class Judge:
             self.left_out.append(f"{name} is left out: its features are not finite")
             return None
         classes = len(self.images.classes)
+        self._can_be_judged(self.labels[place], self.folds[:, place])
         outcome = heads.cross_validate(values, self.labels[place], classes, self.folds[:, place], self.bench.mesh)
         self._outcomes[name, size] = outcome, place[outcome.index]
         self.budget.learn(expected, self.budget.spent() - before)
         return outcome.first
+
+    def _can_be_judged(self, labels: np.ndarray, fold: np.ndarray) -> None:
+        """Raises BobError where damaged images leave too little."""
+        for each in fold:
+            judged = np.unique(each[each >= 0])
+            if len(np.unique(labels[each >= 0])) < 2 or any((each == number).all() for number in judged):
+                raise BobError(
+                    f"too few images of {self.images.name} can be decoded to tell classes apart: {len(labels)}; "
+                    f"{len(self.bench.unread)} are damaged, first {next(iter(self.bench.unread), '-')}"
+                )
 
     def outcome(self, runner: Runner) -> Outcome:
         """What was found of a candidate at its last rung."""
@@ -157,7 +168,9 @@ def choose(race: Race, judge: Judge, memory: Callable[[Candidate], int | None]) 
         raise BobError("no backbone could be judged: " + ("; ".join(judge.left_out) or "there was no time"))
     largest = max(runner.size for runner in standing)
     standing = [runner for runner in standing if runner.size == largest]
-    real = [one for one in standing if not judge.candidates[one.name].random] or standing
+    random = {one.name for one in judge.candidates.values() if one.random}
+    real = [one for one in standing if one.name not in random] or standing
+    rivals = race.runners.keys() if real[0].name in random else race.runners.keys() - random
     right = {one.name: _right(judge.outcome(one)) for one in standing}
     best = max(real, key=lambda one: float(right[one.name].mean()))  # of equals the more promising
     near = [one for one in real if _within_an_error(right[best.name], right[one.name])]
@@ -175,7 +188,7 @@ def choose(race: Race, judge: Judge, memory: Callable[[Candidate], int | None]) 
         rows,
         chosen.name,
         best.name,
-        tuple(one.name for one in race.open() if one in real or one.verdict == "no time"),
+        tuple(one.name for one in race.open() if one.name in rivals),
         evidence.corrected(final.probe, final.strength, penalty),
         penalty,
         tuple(one.name for one in race.runners.values() if one.verdict == "not tried"),

@@ -125,7 +125,8 @@ class _Labelled(_Look):
         answer = Labelled(
             setting=self.setting(judge.left_out),
             choice=after.choice,
-            majority=float(np.bincount(judge.labels).max() / len(judge.labels)),
+            majority=float(np.bincount(after.truth).max() / len(after.truth)),
+            per_class=after.per_class(),
             curve=after.curve,
             confused=confused,
             wrong=wrong,

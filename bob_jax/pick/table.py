@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from bob_jax.metrics.bootstrap import Estimate
 from bob_jax.pick.answer import Labelled, Unlabelled
 from bob_jax.pick.evidence import Share
 from bob_jax.pick.labelled import Row
 from bob_jax.pick.unlabelled import Row as SeenRow
 
-COLUMNS = ("backbone", "verdict", "images", "probe %", "95 % interval", "behind the best", "knn %", "95 % interval")
+COLUMNS = ("backbone", "verdict", "images", "probe % [95 %]", "behind the best", "knn % [95 %]")
 COST_COLUMNS = (
     *("backbone", "images/s", "GFLOPs", "memory", "parameters", "licence"),
     *("logme", "h score", "gbc", "nleep"),
@@ -33,21 +34,18 @@ def tables(answer: Labelled | Unlabelled) -> list[Table]:
 
 
 def _scores(row: Row, chosen: bool) -> list[Any]:
-    behind = row.behind and " ".join(
-        (f"{100 * row.behind.value:.1f}", f"[{100 * row.behind.low:.1f}, {100 * row.behind.high:.1f}]")
-    )
     return [
         row.backbone,
         "take it" if chosen else row.verdict,
         row.images,
-        *_share(row.probe),
-        behind,
-        *_share(row.knn),
+        _share(row.probe),
+        row.behind and _share(row.behind),
+        _share(row.knn),
     ]
 
 
-def _share(share: Share) -> list[str]:
-    return [f"{100 * share.value:.1f}", f"[{100 * share.low:.1f}, {100 * share.high:.1f}]"]
+def _share(share: Share | Estimate) -> str:
+    return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
 
 
 def _costs(row: Row) -> list[Any]:

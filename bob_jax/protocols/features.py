@@ -4,6 +4,7 @@ The key of the cache is everything that decides the features: the weights, the s
 the descriptor and the compute dtype. So a second protocol on the same backbone and data runs no backbone.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -24,6 +25,7 @@ from bob_jax.cache import cache_dir
 from bob_jax.data.base import Source
 from bob_jax.data.on_device import normalize
 from bob_jax.data.transforms import Eval
+from bob_jax.errors import BobError
 from bob_jax.protocols.base import Competitor, Context, Cost
 from bob_jax.protocols.inference import Rows, infer
 from bob_jax.training import mesh as meshes
@@ -66,6 +68,7 @@ def extract(
 
     Raises:
         CorruptImage: an image cannot be decoded and `context.skip_corrupt` is not set.
+        BobError: the cache cannot be written.
     """
     card = competitor.card
     path = cache_dir("features") / f"{_key(competitor, source, context, descriptor, input_size)}.npz"
@@ -144,9 +147,9 @@ def _key(
 
 
 def _write(path: Path, rows: Rows) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{jax.process_index()}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             np.savez(
                 file,
@@ -156,8 +159,12 @@ def _write(path: Path, rows: Rows) -> None:
                 cost=np.array(json.dumps(dataclasses.asdict(rows.cost))),
             )
         partial.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise BobError(f"cannot write {path} ({reason}): free space, or set BOB_CACHE to another disk") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may not be there
+            partial.unlink()
 
 
 def _read(path: Path, source: Source) -> Rows | None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from converter_models import TINY_VIT, card_of, in_zoo, weights_cache  # noqa: F401
 from hub_server import serve_hub
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from bob_jax.backbones import parameters, zoo
@@ -228,14 +229,19 @@ def test_random_twins_and_unknown_tables_have_nothing_to_convert(tmp_path):
         cache.original_of(zoo.card("vit_b16_dino"), tmp_path / "x.pth", "timm_vitt")
 
 
-def test_full_disk_is_one_line_and_keeps_what_was_there(hub, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")],
+    ids=["Python's", "safetensors'"],
+)
+def test_full_disk_is_one_line_and_keeps_what_was_there(hub, monkeypatch, error):
     before = cache.load(CARD)[1]
 
     def full(*_, **__):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(cache, "save_file", full)
-    with pytest.raises(BobError, match=r"cannot write .*tiny\.safetensors \(No space left on device\)"):
+    with pytest.raises(BobError, match=r"cannot write .*tiny\.safetensors \(.*No space left on device\)"):
         cache.convert(CARD, cache.original_of(CARD))
     assert cache.read_receipt(CARD) == before
 

@@ -83,6 +83,12 @@ def test_floats_are_refused_since_they_would_turn_black():
         decode_image(encode(image, "TIFF"), "light")
 
 
+def test_integers_of_no_stated_range_are_refused_since_small_ones_would_turn_black():
+    image = Image.fromarray(np.arange(600, dtype=np.int32).reshape(20, 30))
+    with pytest.raises(CorruptImage, match="'measured': its pixels are signed or 32-bit integers"):
+        decode_image(encode(image, "TIFF"), "measured")
+
+
 @pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
 def test_of_an_animation_the_first_frame_is_read(kind, options):
     first, second = (Image.fromarray(picture(seed)).quantize(16).convert("RGB") for seed in (5, 6))

@@ -145,6 +145,30 @@ def test_folder_with_official_splits(tmp_path):
     np.testing.assert_array_equal(dataset.splits["test"].labels, [1, 1, 1])
 
 
+def test_split_folders_in_any_case(tmp_path):
+    """As many data sets have them; else train and test would be two classes."""
+    write_classes(tmp_path / "Train", {"a": 10, "b": 10})
+    write_classes(tmp_path / "TEST", {"a": 2, "b": 2})
+    dataset = folder.load(tmp_path)
+    assert dataset.classes == ("a", "b") and [len(source) for source in dataset.splits.values()] == [16, 4, 4]
+    write_classes(tmp_path / "training", {"a": 1})
+    with pytest.raises(BobError, match="two folders of train images, Train and training: keep one"):
+        folder.load(tmp_path)
+
+
+def test_links_that_lead_back_or_nowhere(tmp_path):
+    write_classes(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    (tmp_path / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    dataset = folder.load(tmp_path)
+    assert sum(map(len, dataset.splits.values())) == 11
+    (lost,) = [
+        (source, source.ids.index("b/gone.png")) for source in dataset.splits.values() if "b/gone.png" in source.ids
+    ]
+    with pytest.raises(CorruptImage, match=r"gone\.png"):
+        lost[0][lost[1]]
+
+
 def test_folder_without_validation_holds_out_of_train(tmp_path):
     write_classes(tmp_path / "train", {"a": 10, "b": 10})
     write_classes(tmp_path / "test", {"a": 2, "b": 2})
@@ -195,7 +219,7 @@ def test_folder_reads_no_image_for_labels(tmp_path):
         dataset.splits["train"][0]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".jfif", ".png", ".webp", ".avif", ".jp2", ".bmp"])
 def test_folder_formats(tmp_path, suffix):
     write_classes(tmp_path, {"a": 5, "b": 5}, suffix=suffix)
     example = folder.load(tmp_path).splits["test"][0]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +20,10 @@ from bob_jax import cli
 from bob_jax.backbones import zoo
 from bob_jax.data import digits
 from bob_jax.errors import BobError
-from bob_jax.pick import budget, candidates, drawing, images, run
+from bob_jax.pick import budget, candidates, drawing, images, run, table
 from bob_jax.pick.classifier import Classifier
+from bob_jax.protocols import features
+from bob_jax.terminal import print_table
 
 TWO = ("resnet10_nano_glyphs", "vit_nano8_random")
 KNOWN_BEST = {"resnet10_nano_glyphs", "convnext_nano_glyphs"}  # the head of configs/digits.py: 98.9 and 98.6 %
@@ -84,6 +88,51 @@ def test_pictures_are_drawn(found, tmp_path):
         if file.suffix == ".png":
             shown = np.asarray(Image.open(file).convert("RGB"))
             assert shown.std() > 10 and min(shown.shape[:2]) > 150
+
+
+def test_each_backbone_is_written_once(found, tmp_path):
+    """In the rows that scores and costs share: names at the dots of costs lay over each other."""
+    text = next(file for file in drawing.draw(found.answer, found.shown, tmp_path) if file.suffix == ".svg").read_text()
+    for row in found.answer.choice.rows:
+        assert text.count(row.backbone) == 1
+
+
+def test_names_of_any_letters_are_drawn(found, tmp_path, recwarn):
+    """What would be mathematics, a letter that the font has not, and a name that is no Unicode."""
+    strange = dataclasses.replace(found.answer.confused[0], truth="$5 ^_ $ 日本", taken_for="\udcff [b]")
+    answer = dataclasses.replace(found.answer, confused=(strange,), wrong=1)
+    assert tmp_path / "confused.png" in drawing.draw(answer, found.shown, tmp_path)
+    assert not recwarn.list
+
+
+def test_a_random_twin_that_stands_is_not_called_worse(found):
+    choice = found.answer.choice
+    row = next(row for row in choice.rows if row.backbone == choice.chosen)
+    twin = dataclasses.replace(next(row for row in choice.rows if row.random), verdict="standing")
+    loser = dataclasses.replace(row, backbone="loser", verdict="ruled out")
+
+    def words(*rows):
+        part = dataclasses.replace(choice, rows=(row, *rows), tied=(row.backbone,), best=row.backbone)
+        return "\n".join(dataclasses.replace(found.answer, choice=part).sentences())
+
+    assert "How sure: all others that were tried are worse" in words(loser)
+    assert "How sure: all others that have learned something are worse" in words(twin, loser)
+    assert "How sure: nobody else that has learned something was tried." in words(twin)
+    assert f"{twin.backbone}, which has learned nothing, cannot be told apart from it" in words(twin)
+
+
+def test_unequal_classes_are_told(cache):
+    """A rare class that is never found: the mean over the classes says so, accuracy does not."""
+    source = digits.everything()
+    rows = np.concatenate([np.flatnonzero(source.labels == 3)[:120], np.flatnonzero(source.labels == 8)[:3]])
+    noise = np.random.default_rng(0).integers(0, 256, (123, 8, 8, 3)).astype(np.uint8)
+    given = images.from_arrays("rare", noise, (source.labels[rows] == 8).astype(int), ("a", "b"))
+    entrants, _ = candidates.candidates(["resnet10_nano_glyphs"])
+    answer = run.pick(given, entrants, [], budget.Budget(3600.0), lambda line: None).answer
+    assert answer.majority == pytest.approx(120 / 123) and answer.per_class == pytest.approx(0.5, abs=0.01)
+    words = "\n".join(answer.sentences())
+    assert "The classes are unequal: the mean of their accuracies is " in words
+    assert "it is not certain that it does better than always saying the most frequent class" in words
 
 
 def test_a_classifier_predicts_after_reload_what_it_did_before(found, tmp_path):
@@ -181,8 +230,90 @@ def test_from_a_folder_to_a_prediction(tmp_path, cache):
     asked = [folder / "5" / "5.png", folder / "2" / "bad.png"]
     told = command("predict", tmp_path / "mine.safetensors", *asked, "--json", cwd=tmp_path, cache=cache)
     assert told.returncode == 2 and "cannot decode image" in told.stderr
+    assert "skip_corrupt" not in told.stderr
     (guess,) = json.loads(told.stdout)
     assert guess["image"] == str(asked[0]) and guess["probability"] == max(guess["probabilities"].values())
+
+
+def test_a_folder_to_predict_and_what_is_not_there(found, tmp_path, capsys):
+    folder = write(tmp_path / "given", few_of_each(4))
+    (folder / "bad.png").write_bytes(b"bad")
+    (tmp_path / "empty").mkdir()
+    found.classifier.save(tmp_path / "mine.safetensors")
+    words = ("predict", "mine.safetensors", "given", "empty", "gone.png", "--json")
+    assert cli.main([words[0], *(str(tmp_path / word) for word in words[1:-1]), words[-1]]) == 2
+    captured = capsys.readouterr()
+    guesses = json.loads(captured.out)
+    assert [Path(guess["image"]).relative_to(folder).parts[0] for guess in guesses] == sorted("0123456789" * 4)
+    assert np.mean([guess["label"] == Path(guess["image"]).parent.name for guess in guesses]) > 0.9
+    assert captured.err.splitlines() == [
+        f"error: no image in {tmp_path / 'empty'}",
+        f"error: no file {tmp_path / 'gone.png'}",
+        f"error: cannot decode image '{folder / 'bad.png'}': cannot identify image file it",
+    ]
+
+
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write(tmp_path / "given", few_of_each(3))
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(run, "pick", lambda *_: pytest.fail("the work began"))
+    for words, told in (
+        (("--out", "file"), f"cannot write file/pick.png: {tmp_path / 'file'} is no folder"),
+        (("--out", "file/below"), "is no folder"),
+        (("--save", "file/mine.safetensors"), "is no folder"),
+        (("--save", "given"), "cannot write given: a folder is there"),
+        (("--out", "given/pictures"), "given/pictures is among the images"),
+    ):
+        assert cli.main(["pick", str(folder), "--backbones", TWO[0], *words]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and told in captured.err.splitlines()[-1]
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs this may write everywhere
+    assert cli.main(["pick", str(folder), "--backbones", TWO[0], "--out", "pictures"]) == 2
+    assert f"cannot write pictures/pick.png: {tmp_path} is read-only" in capsys.readouterr().err
+    monkeypatch.chdir(folder)
+    assert cli.main(["pick", ".", "--backbones", TWO[0]]) == 2
+    assert "is among the images, the next run would take the pictures for a class" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "given"]
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_a_picture_that_cannot_be_drawn_costs_no_answer(found, tmp_path, capsys, monkeypatch, json_too):
+    """The disk has become full meanwhile."""
+
+    def full(*_):
+        raise BobError("cannot write pick.png: No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "pick", lambda *_: found)
+    monkeypatch.setattr(drawing, "draw", full)
+    words = ["pick", "--backbones", TWO[0], "--save", "mine.safetensors", *(["--json"] if json_too else [])]
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1] == "error: cannot write pick.png: No space left on device"
+    assert (json.loads(captured.out)["answer"][0] if json_too else captured.out).find("Take ") >= 0
+    assert Classifier.load(tmp_path / "mine.safetensors").classes == found.classifier.classes
+
+
+def test_damaged_images_that_leave_one_class_are_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write(tmp_path / "given", few_of_each(3))
+    for file in folder.glob("[1-9]/*.png"):
+        file.write_bytes(file.read_bytes()[:-30])
+    assert cli.main(["pick", str(folder), "--backbones", TWO[0]]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"error: too few images of {folder} can be decoded to tell classes apart: 3; 27 are damaged")
+
+
+def test_no_column_is_cut_on_a_narrow_terminal(found, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal to rich
+    monkeypatch.setenv("COLUMNS", "80")
+    for columns, rows in table.tables(found.answer):
+        print_table(columns, rows, whole=True)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= 80 and not any("\u2026" in line for line in lines)
+    for row in found.answer.choice.rows:
+        assert sum(line.strip().startswith(f"{row.backbone} ") for line in lines) >= 4
 
 
 def test_json_holds_all_of_it(tmp_path, capsys, monkeypatch):
@@ -272,3 +403,13 @@ def test_the_smallest_and_those_that_have_seen_most_come_first(monkeypatch):
     assert [one.random for one in reached] == sorted(one.random for one in reached)
     place = {one.name: i for i, one in enumerate(reached)}
     assert place["resnet10_nano_glyphs"] < place["vit_s16_dino"] < place["vit_b16_dino"] < place["vit_nano8_random"]
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "features").write_text("no folder")
+    monkeypatch.setattr(features, "cache_dir", lambda kind: tmp_path / kind)
+    folder = write(tmp_path / "given", few_of_each(3))
+    assert cli.main(["pick", str(folder), "--backbones", TWO[0]]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: no backbone could be judged: ") and "free space, or set BOB_CACHE" in told

@@ -30,6 +30,78 @@ def test_split_folders_put_the_test_images_aside(tmp_path):
     assert all(name.startswith("train/") for name in found.source.ids)
 
 
+def test_names_of_split_folders_are_read_in_any_case(tmp_path):
+    write(tmp_path / "Train", few_of_each(12))
+    write(tmp_path / "TEST", range(400, 430))
+    found = images.read(tmp_path)
+    assert found.classes == tuple("0123456789") and len(found.source) == 120 and len(found.test) == 30
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    """Beside other classes, and without folders of its own."""
+    for number, name in enumerate(("train", "bus", "car")):
+        write(tmp_path / name, range(10 * number, 10 * number + 10), classes=False)
+    found = images.read(tmp_path)
+    assert found.classes == ("bus", "car", "train") and len(found.source) == 30
+
+
+def test_a_folder_beside_the_splits_is_named(tmp_path):
+    write(tmp_path / "train", few_of_each(12))
+    write(tmp_path / "extra", few_of_each(2))
+    found = images.read(tmp_path)
+    assert len(found.source) == 120 and "passed over, since beside train: 1 folder (extra)" in found.warnings
+
+
+def test_test_images_without_a_class_are_named(tmp_path):
+    """As competitions give them out."""
+    write(tmp_path / "train", few_of_each(12))
+    write(tmp_path / "test", range(400, 405), classes=False)
+    found = images.read(tmp_path)
+    assert found.test is None
+    named = "5 images (test/400.png, test/401.png, test/402.png and 2 more)"
+    assert found.warnings == (f"left out of the test folder, since without a label: {named}",)
+
+
+def test_splits_without_train_are_no_classes(tmp_path):
+    for name in ("val", "test"):
+        write(tmp_path / name, few_of_each(3))
+    with pytest.raises(BobError, match=r"has val and test but no train folder: add it, or give .*/val alone"):
+        images.read(tmp_path)
+    write(tmp_path / "train", few_of_each(3))
+    write(tmp_path / "Training", few_of_each(3))
+    with pytest.raises(BobError, match="two folders of train images, Training and train: keep one"):
+        images.read(tmp_path)
+
+
+def test_a_folder_too_high_is_told_where_the_classes_are(tmp_path):
+    write(tmp_path / "all", few_of_each(3))
+    found = images.read(tmp_path)
+    assert not found.labelled and found.warnings[0].endswith(f"if its folders are the classes, give {tmp_path / 'all'}")
+
+
+def test_links_that_lead_back_or_nowhere(tmp_path):
+    folder = write(tmp_path / "given", few_of_each(12))
+    (folder / "0" / "back").symlink_to(folder / "0")
+    (folder / "0" / "up").symlink_to(folder)
+    (folder / "1" / "to 2").symlink_to(folder / "2")
+    (folder / "2" / "to 1").symlink_to(folder / "1")
+    (folder / "3" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "3" / "itself.png").symlink_to(folder / "3" / "itself.png")
+    (folder / "loose.png").symlink_to(tmp_path / "nowhere.png")
+    found = images.read(folder)
+    assert len(found.source) == 120 + 2 * 12  # 2 within 1, and 1 within 2
+    assert found.warnings == ("left out, since unreadable: 3 files (3/gone.png, 3/itself.png, loose.png)",)
+
+
+def test_files_of_other_kinds_are_named(tmp_path):
+    write(tmp_path, few_of_each(12))
+    for name in ("0/photo.heic", "labels.txt", "0/.hidden"):
+        (tmp_path / name).write_bytes(b"x")
+    assert images.read(tmp_path).warnings == (
+        "passed over, since of no kind that is read here: 2 files (labels.txt, 0/photo.heic)",
+    )
+
+
 def test_a_loose_folder_has_no_labels(tmp_path):
     found = images.read(write(tmp_path, range(20), classes=False))
     assert not found.labelled and set(found.source.labels.tolist()) == {-1} and len(found.source) == 20
@@ -74,6 +146,40 @@ def test_a_csv_may_say_what_belongs_together(tmp_path):
     groups = images.read(tmp_path / "list.csv").groups
     assert len(set(groups[:4].tolist())) == 1 and groups[0] == groups[39] != groups[4]
     assert len(set(groups.tolist())) == 6 + 15
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ("xy", "no class of .* can be judged: each has 1 image, copies of one, or one group"),
+        ("xx", "no class of .* can be judged"),
+        ("x", "only class 'b' of .* can be judged: every other has 1 image"),
+    ],
+)
+def test_a_class_that_is_one_group_cannot_be_judged(tmp_path, groups, words):
+    write(tmp_path, range(30), classes=False)
+    lines = [f"{i}.png,{'ab'[i % 2]},{groups[i % 2] if i % 2 < len(groups) else i}" for i in range(30)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,group", *lines]))
+    with pytest.raises(BobError, match=words):
+        images.read(tmp_path / "list.csv")
+
+
+def test_a_class_of_one_group_among_others_is_named(tmp_path):
+    write(tmp_path, range(30), classes=False)
+    lines = [f"{i}.png,{'abc'[i % 3]},{'x' if i % 3 == 2 else ''}" for i in range(30)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,group", *lines]))
+    warnings = images.read(tmp_path / "list.csv").warnings
+    assert warnings == ("learned but not judged, since copies of one image, or one group: 1 class (c)",)
+
+
+def test_blanks_behind_commas_and_names_too_long_for_a_file(tmp_path):
+    write(tmp_path, range(30), classes=False)
+    lines = [f"{i}.png, {'ab'[i % 2]}" for i in range(30)]
+    (tmp_path / "list.csv").write_text("\n".join(["path, label", *lines, "x" * 5000 + ".png, a"]))
+    found = images.read(tmp_path / "list.csv")
+    assert found.classes == ("a", "b") and len(found.source) == 30 and "1 file (xxx" in found.warnings[0]
+    with pytest.raises(BobError, match=r"cannot read .*xxx: File name too long"):
+        images.read(tmp_path / ("x" * 5000))
 
 
 def test_bytes_are_no_csv(tmp_path):
@@ -123,6 +229,7 @@ def test_a_class_of_one_image_is_named(tmp_path):
     write(tmp_path / "tenth", [0], classes=False)  # a copy of an image of another class
     found = images.read(tmp_path)
     assert "learned but not judged, since of 1 image: 1 class (tenth)" in found.warnings
+    assert set(folds.order(found.source.labels).tolist()) == set(range(121))
     fold = folds.assign(found.source.labels, found.groups)
     assert np.flatnonzero(fold == folds.ALWAYS).tolist() == [found.source.ids.index("tenth/0.png")]
 
