@@ -3,7 +3,7 @@
 A cell that was judged on the same kind of device with another seed takes what it took then. Any other takes its passes
 through the backbone (`work`) over the speed of that, and the time beside them: reading weights, compiling, training
 heads on known features, bootstrap intervals. Both are measured where records of the same kind of device say so, and
-otherwise estimated: the speed from the card's FLOPs and a table (`devices`), the time beside passes as a constant.
+otherwise estimated: the speed from the card's FLOPs and a table (`devices`), the time beside passes as constants.
 """
 
 import dataclasses
@@ -18,12 +18,16 @@ from bob_jax import grid
 from bob_jax.backbones import flops
 from bob_jax.grid import Cell
 from bob_jax.launch import devices, work
+from bob_jax.protocols.adversarial import Adversarial
 from bob_jax.results.files import is_folder, located
 from bob_jax.results.record import Estimate, Record
 from bob_jax.results.schema import plain
 from bob_jax.results.store import Store, stores_in
 
-BESIDE = 20.0  # seconds of a cell beside its passes, where no record of its protocol says otherwise: assumed
+# Seconds of a cell beside all that is counted, where no record of its protocol says otherwise: reading, compiling, heads
+# on features, intervals. Of an accelerator assumed. Of a processor what the cells of configs/digits.py took on two
+# cores: those that look through a backbone, and those that compile its gradient too.
+BESIDE, BESIDE_CPU, BESIDE_CPU_GRADIENT = 20.0, 4.0, 15.0
 
 # Whose speed is that of the card's own input, forward: others see larger pictures, or have more than the backbone.
 PLAIN = (
@@ -185,7 +189,7 @@ class _Speeds:
             if speed and plain and record.environment.device_kind == device:
                 seen[record.cell.backbone].append(speed / record.environment.device_count)
         self.measured = {backbone: statistics.median(speeds) for backbone, speeds in seen.items()}
-        self._reached, self._float32 = devices.speed(device), devices.float32_cost(device)
+        self.device, self._reached, self._float32 = device, devices.speed(device), devices.float32_cost(device)
 
     def of(self, backbone: str) -> float | None:
         """Passes a second; None where neither records nor the table know."""
@@ -223,6 +227,14 @@ def _beside(
     return {name: statistics.median(seconds) for name, seconds in left.items()}
 
 
+def _assumed(cell: Cell, device: str) -> float:
+    """Seconds beside all that is counted, where no record tells them."""
+    if device != devices.CPU:
+        return BESIDE
+    gradient = cell.protocol.trains_backbone or isinstance(cell.protocol, Adversarial)
+    return BESIDE_CPU_GRADIENT if gradient else BESIDE_CPU
+
+
 def _time(
     cell: Cell, record: Record | None, task: work.Work | None, speeds: _Speeds, beside: Mapping[str, float]
 ) -> Time | None:
@@ -233,7 +245,7 @@ def _time(
     if task is None or speed is None or more is None:
         return None
     return Time(
-        task.passes / speed + more + beside.get(cell.protocol_name, BESIDE),
+        task.passes / speed + more + beside.get(cell.protocol_name, _assumed(cell, speeds.device)),
         {key: passes / speed for key, passes in task.features.items()},
         "speed" if cell.backbone in speeds.measured else "table",
     )

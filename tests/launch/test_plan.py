@@ -173,6 +173,15 @@ def test_a_probe_of_many_classes_costs_more_than_its_features(tmp_path):
     assert line.seconds == pytest.approx(estimate.BESIDE + features + solver)
 
 
+def test_the_demo_takes_on_two_cores_what_is_planned(monkeypatch):
+    """It took 375 s (docs/plan.md), 93 of them for the six cells of fine-tuning (README.md)."""
+    monkeypatch.setattr(devices, "cpus", lambda: 2)
+    lines = plan.make(config_of("digits", "nowhere"), devices.CPU).lines
+    assert sum(line.seconds for line in lines) == pytest.approx(375, rel=0.1)
+    tuned = [line.seconds for line in lines if line.protocol == "finetune"]
+    assert len(tuned) == 6 and sum(tuned) == pytest.approx(93, rel=0.1)
+
+
 def test_estimates_of_before_are_held_against_what_it_took(tmp_path):
     chosen = config_of(f"{WHO},protocol=knn", tmp_path)
     there = dataclasses.replace(ENVIRONMENT, device_kind=H200, device_count=2)
