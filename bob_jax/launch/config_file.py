@@ -36,7 +36,9 @@ def read(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
     with mistakes():
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise BobError(f"'{name}' has no get_config: give one of configs/ that has, e.g. configs/gauntlet.py:digits")
+            raise BobError(
+                f"'{name}' has no get_config: give one of configs/ that has, e.g. configs/gauntlet.py:digits"
+            )
         config: ConfigDict = module.get_config(argument or None)
         config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True, sys_argv=words)
         values(words)
@@ -61,12 +63,12 @@ def mistakes() -> Iterator[None]:
         ) from error
     except BobError:
         raise
-    except Exception as error:  # it is a program, of the user maybe
+    except SyntaxError as error:  # it is a program, of the user maybe
+        raise BobError(f"the config file fails at {error.filename}:{error.lineno}: {error.msg}") from error
+    except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        broken = isinstance(error, SyntaxError)
-        place = f"{error.filename}:{error.lineno}" if broken else f"{last.filename}:{last.lineno}"
-        told = error.msg if broken else f"{type(error).__name__}: {error}"
-        raise BobError(f"the config file fails at {place}: {' '.join(told.split())}") from error
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BobError(f"the config file fails at {last.filename}:{last.lineno}: {told}") from error
 
 
 def adjust(config: ConfigDict, results: str | None, limit: int | None) -> None:

@@ -24,9 +24,9 @@ from bob_jax.results.record import Estimate, Record
 from bob_jax.results.schema import plain
 from bob_jax.results.store import Store, stores_in
 
-# Seconds of a cell beside all that is counted, where no record of its protocol says otherwise: reading, compiling, heads
-# on features, intervals. Of an accelerator assumed. Of a processor what the cells of configs/digits.py took on two
-# cores: those that look through a backbone, and those that compile its gradient too.
+# Seconds of a cell beside all that is counted, where no record of its protocol says otherwise: reading, compiling,
+# heads on features, intervals. Of an accelerator assumed. Of a processor what the cells of configs/digits.py took on
+# two cores: those that look through a backbone, and those that compile its gradient too.
 BESIDE, BESIDE_CPU, BESIDE_CPU_GRADIENT = 20.0, 4.0, 15.0
 
 # Whose speed is that of the card's own input, forward: others see larger pictures, or have more than the backbone.
@@ -115,7 +115,7 @@ def outlook(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> Ou
     known = {cell: work.of(cell, root, count) for cell in cells}
     speeds = _Speeds(records, device)
     beside = _beside(seen, known, speeds)
-    times, first = {}, dict[Cell, Cell]()
+    times, first = dict[Cell, Time](), dict[Cell, Cell]()
     for cell in cells:
         if cell not in done and (twin := first.setdefault(asked(cell), cell)) is not cell:
             if twin in times:  # the record will be its own, without any work
@@ -205,9 +205,7 @@ class _Speeds:
         return (task.gflops + self._float32 * task.float32) / self._reached
 
 
-def _beside(
-    seen: Mapping[Cell, Record], known: Mapping[Cell, work.Work | None], speeds: _Speeds
-) -> dict[str, float]:
+def _beside(seen: Mapping[Cell, Record], known: Mapping[Cell, work.Work | None], speeds: _Speeds) -> dict[str, float]:
     """Seconds beside all that is counted, by protocol: the median over the records of this grid."""
     first: dict[Cell, Cell] = {}  # a record that was taken over is a copy
     for cell in seen:

@@ -2,9 +2,9 @@
 
 The unit is a pass: one image forward through the backbone at the card's size. An image of a training step, or its
 gradient, counts three (forward, and twice as much backward). Features of a frozen backbone are made once and shared, so
-they are counted by what they are features of. Of what a head costs on known features the solver of the linear probe is
-counted, which on a million images and a thousand classes takes longer than the features; the rest is part of what a cell
-takes beside its passes (see `estimate`).
+they are counted by what they are features of. Of what a head costs on known features the solver of the linear probe
+is counted, which on a million images and a thousand classes takes longer than the features; the rest is part of what a
+cell takes beside its passes (see `estimate`).
 """
 
 import dataclasses

@@ -219,7 +219,9 @@ def test_a_chain_outlives_a_machine_that_goes_between_two_of_its_cells(tmp_path)
     config.results = str(tmp_path)
     cells = grid.cells(config)
     nodes = [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 2.0}, "NodeManagerHostname": "host"}]
-    ray = types.SimpleNamespace(nodes=lambda: nodes, get=lambda answer: answer, exceptions=types.SimpleNamespace(RayError=OSError))
+    ray = types.SimpleNamespace(
+        nodes=lambda: nodes, get=lambda answer: answer, exceptions=types.SimpleNamespace(RayError=OSError)
+    )
     with Board(cells, config.results, shown=False) as board:
         driver = cluster._Driver(ray, cells, config, str(tmp_path / "mark"), board)
         driver._look_around()
