@@ -32,6 +32,8 @@ def parse(argv: list[str]) -> list[str]:
     """absl's flags, with every mistake as one line that names it."""
     with config_file.mistakes():
         rest = flags.FLAGS(argv)
+        if rest[1:]:  # a config without --config= would run the default instead
+            raise BobError(f"nothing takes '{rest[1]}': did you mean --config={rest[1]}?")
         CONFIG.value.get("benchmark")  # a config file that cannot be read says so at its first use only
         return rest
 
@@ -60,6 +62,9 @@ def command() -> None:
         after = "" if stop.step is None else f" after step {stop.step}"
         print(f"stopped on request{after}: the same command goes on from there", file=sys.stderr)
         raise
+    except KeyboardInterrupt:  # Ctrl-C between trainings, or for the second time
+        print("stopped on request: the same command goes on with the cell that was running", file=sys.stderr)
+        sys.exit(130)
     except BobError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

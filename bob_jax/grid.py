@@ -126,6 +126,8 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
     _check("config", config, ("benchmark", "parts", *RUN) if several else (*GRID, *RUN))
     for section, keys in SECTIONS.items():
         _check(f"config.{section}", config[section], keys)
+    if (config["data"]["limit"] or 0) < 0:
+        raise BobError(f"config.data.limit is {config['data']['limit']}: give images of each split, or 0 for all")
     found: dict[Cell, None] = {}  # a set in order: several cells may ask for the same source
     left_out: list[str] = []
     for name, part in config["parts"].items() if several else (("", config),):
@@ -167,6 +169,8 @@ def _only(cells: Sequence[Cell], path: Path) -> list[Cell]:
         raise BobError(
             f"config.only: '{path}' names no cells: write it with `bob plan CONFIG --budget --out`"
         ) from error
+    if not wanted:
+        raise BobError(f"config.only: '{path}' names no cells: write it with `bob plan CONFIG --budget --out`")
     known = {tuple(cell.names.values()): cell for cell in cells}
     for names in wanted:
         if names not in known:

@@ -81,6 +81,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     """The grid of all benchmarks that the argument asks for; the grammar is at the head of this file."""
     wish = _read(argument)
     backbones = _backbones(wish)
+    if "digits" in wish.words and wish.values["benchmark"]:
+        raise BobError("digits is one benchmark, the embedded one: take off digits, or benchmark=")
     benchmarks = ("digits",) if "digits" in wish.words else wish.values["benchmark"] or BENCHMARKS
     parts = {name: part for name in benchmarks if (part := _part(name, backbones, wish)) is not None}
     if not parts:

@@ -53,6 +53,21 @@ def test_dry_run_lists_the_cells_and_touches_nothing(cache, tmp_path):
     assert not results.exists()
 
 
+def test_dry_run_shows_names_as_they_are(cache, tmp_path):
+    config = f"{DIGITS}:vit_nano8_random,dataset=folder:/data/[/b] [red]birds,protocol=knn"
+    done = run_main(config, "--dry_run", "--results=[old] runs", env=environment(cache))
+    assert done.returncode == 0, done.stderr
+    assert "folder:/data/[/b] [red]birds" in done.stdout and "records go to [old] runs" in done.stdout
+
+
+def test_a_config_file_that_fails_is_one_line(cache, tmp_path):
+    (tmp_path / "own.py").write_text("import nowhere_at_all\n")
+    done = run_main(f"--config={tmp_path / 'own.py'}", env=environment(cache))
+    assert done.returncode == 2
+    place = f"{tmp_path / 'own.py'}:1: ModuleNotFoundError: No module named 'nowhere_at_all'"
+    assert done.stderr == f"error: the config file fails at {place}\n"
+
+
 def test_a_failing_cell_does_not_take_the_others_with_it(cache, tmp_path):
     """k larger than the training split: kNN fails, the probe after it runs, the exit code says so."""
     done = run_main(
@@ -80,6 +95,8 @@ def test_a_failing_cell_does_not_take_the_others_with_it(cache, tmp_path):
         (("--config=configs/digitz.py",), "cannot read the config file"),
         ((DIGITS, "--config.mesh.fsdp=3"), "fsdp=3 does not divide the 1 devices"),
         ((DIGITS, "--limt=3"), "Unknown command line flag 'limt'"),
+        (("configs/fgvc.py:vit_b16_clip",), "did you mean --config=configs/fgvc.py:vit_b16_clip?"),
+        ((DIGITS, "--config.data.limit=-3"), "config.data.limit is -3"),
         ((DIGITS, "--results=setup.cfg"), "setup.cfg"),
     ],
 )

@@ -74,6 +74,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(cache, straight, tmp_path, number, co
             np.testing.assert_array_equal(found[name][key], array)
 
 
+def test_ctrl_c_outside_of_a_training_is_one_line(cache, tmp_path):
+    attack = ("--config=configs/digits.py:vit_nano8_random,protocol=adversarial", "--limit=40")
+    running = start_main(*attack, f"--results={tmp_path}", env=environment(cache))
+    assert running.stdout is not None
+    assert any("adversarial_linear_probe" in line for line in running.stdout)  # it has begun
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 130, errors
+    assert errors == "stopped on request: the same command goes on with the cell that was running\n"
+    assert len(list(tmp_path.glob("*.json"))) == 1
+
+
 def on_two_hosts(arguments: tuple[str, ...], results: Path, cache: Path, port: int) -> list[str]:
     """Runs `main.py` as two processes of one run, each with a cache of its own; what each printed."""
     hosts = [

@@ -1,6 +1,7 @@
 """`bob plan`: what a config will take before it runs, and what of it to run in the time there is."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         arguments.overrides.append(f"--config.data.root={arguments.root}")
     config = config_file.read(arguments.config, arguments.overrides)
     config_file.adjust(config, arguments.results, arguments.limit)
-    device = devices.named(arguments.device) if arguments.device else devices.here()
-    if arguments.budget:
+    device = devices.here() if arguments.device is None else devices.named(arguments.device)
+    if arguments.budget is not None:
         return _propose(arguments, config, device)
     found = plan.make(config, device, arguments.price)
     if arguments.json:
@@ -53,13 +54,13 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.price is not None and not arguments.price >= 0:
+    if arguments.price is not None and not 0 <= arguments.price < math.inf:
         raise BobError(f"--price is {arguments.price:g}: give what an hour of one device costs, 0 or more")
     if arguments.limit is not None and arguments.limit < 1:
         raise BobError(f"--limit is {arguments.limit}: give a number of examples, 1 or more")
-    if arguments.out and not arguments.budget:
+    if arguments.out and arguments.budget is None:
         raise BobError("--out writes what fits a budget: give --budget 50h too")
-    if arguments.budget and (arguments.cells or arguments.price is not None):
+    if arguments.budget is not None and (arguments.cells or arguments.price is not None):
         raise BobError(
             "--cells and --price do not go with --budget: write it by --out FILE, then `bob plan CONFIG "
             "--config.only=FILE` tells all of it"

@@ -181,7 +181,7 @@ class Loader:
         start = start_step * self.process_count + self.process_index
         mine = parts[start : max(start, stop) : self.process_count]
         if self.num_workers == 0:
-            threads = min(8, _cpus())
+            threads = min(8, cpus())
             return mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
         if not flags.FLAGS.is_parsed():  # Grain reads its own flags; outside of absl.app nobody parses any
             flags.FLAGS.mark_as_parsed()
@@ -224,8 +224,9 @@ def _default_workers(source: Source) -> int:
         source = source.parent
     if isinstance(source, ArraySource) or len(source) < MANY:
         return 0
-    return min(MOST_WORKERS, _cpus() - 1)
+    return min(MOST_WORKERS, cpus() - 1)
 
 
-def _cpus() -> int:
+def cpus() -> int:
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

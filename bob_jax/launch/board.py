@@ -117,19 +117,19 @@ class Board:
         return 1 if failed else 0
 
     def status(self) -> str:
-        """The score in a line."""
-        failed = sum(map(self._failed, self._settled))
-        places = list(self._places.values())
+        """The score in a line; the live table asks for it from a thread of its own, so it works on copies."""
+        settled, places = dict(self._settled), list(self._places.values())
+        failed = sum(outcome.status == "failed" for outcome in settled.values())
         busy = [place for place in places if place.cell is not None]
         devices = sum(place.devices for place in places)
         words = [
-            f"{len(self._settled) - failed} done",
+            f"{len(settled) - failed} done",
             f"{len(busy)} running",
             f"{failed} failed",
             f"{sum(place.devices for place in busy)} of {devices} devices busy",
         ]
         had = {place.cell: place.devices * (time.monotonic() - place.since) for place in busy if place.cell}
-        waiting = [cell for cell in self._number if cell not in self._settled and cell not in had]
+        waiting = [cell for cell in self._number if cell not in settled and cell not in had]
         left = self._time.seconds(waiting, had, devices)
         return ", ".join(words if left is None else [*words, f"about {durations.words(left)} left"])
 

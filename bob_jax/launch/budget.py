@@ -22,6 +22,7 @@ import numpy as np
 
 from bob_jax.errors import BobError
 from bob_jax.grid import Cell
+from bob_jax.launch.durations import words
 from bob_jax.launch.estimate import Outlook, asked
 from bob_jax.results.ranking import information
 from bob_jax.results.ranking.information import Agreement, Column
@@ -97,8 +98,8 @@ def propose(outlook: Outlook, seconds: float) -> Proposal:
     best = within[np.argmax(agreement.tau(within))]
     if not best.any():
         cost = prices.seconds(np.eye(len(settings), dtype=bool)[prices.possible])
-        least = f"the cheapest takes {cost.min() / 3600:.3g} h: give more" if len(cost) else "no time is known"
-        raise BobError(f"the budget of {seconds / 3600:.3g} h buys no setting for all backbones; {least}")
+        least = f"the cheapest takes {words(cost.min())}: give more" if len(cost) else "no time is known"
+        raise BobError(f"the budget of {words(seconds)} buys no setting for all backbones; {least}")
     chosen = {cell for keep, one in zip(best, settings, strict=True) if keep for cell in one.cells}
     chosen |= {cell.source for cell in chosen if cell.source}
 

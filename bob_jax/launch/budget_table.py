@@ -57,7 +57,7 @@ def sentences(proposal: Proposal, seconds: float) -> Iterator[str]:
     source = f"records of {proposal.evidence} settings and a prior" if proposal.evidence else "a prior alone"
     yield (
         f"expected agreement with the ranking of the whole grid: Kendall's tau {proposal.tau:.2f}, that is "
-        f"{(1 + proposal.tau) / 2:.0%} of the pairs of backbones in the same order (from {source}, docs/plan.md)"
+        f"{(1 + proposal.tau) / 2:.1%} of the pairs of backbones in the same order (from {source}, docs/plan.md)"
     )
     lost = {one.column.task for one in proposal.dropped + proposal.unknown} - {one.column.task for one in proposal.kept}
     if lost:

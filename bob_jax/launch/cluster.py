@@ -215,7 +215,10 @@ class _Driver:
                 self._machines[key] = _Machine(key, name, resources)
         for key in list(self._machines):
             if key not in alive and self._machines[key].asked is None:
-                self._board.leave(self._machines.pop(key).name)
+                gone = self._machines.pop(key)
+                self._board.leave(gone.name)
+                if gone.chain is not None:  # it had answered, and not been asked for its next cell
+                    self._waiting.insert(0, gone.chain)
         if not self._machines and not self._alone:
             self._board.warn("no machine is there: waiting for one to join")
         self._alone = not self._machines

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import shlex
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,8 +21,8 @@ def read(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
         overrides: of its keys, as `main.py` takes them: "--config.data.limit=100".
 
     Raises:
-        BobError: no such file, one without `get_config`, an argument that the config does not take, a key that it does
-            not have, or a value of another type.
+        BobError: no such file, one without `get_config` or that fails, an argument that the config does not take, a key
+            that it does not have, or a value of another type.
     """
     name, _, argument = text.partition(":")
     path = Path(name)
@@ -31,12 +32,14 @@ def read(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
     module = importlib.util.module_from_spec(spec) if spec and spec.loader else None
     if module is None or spec is None or spec.loader is None:
         raise BobError(f"'{name}' is no Python file: give one of configs/, e.g. configs/gauntlet.py:digits")
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise BobError(f"'{name}' has no get_config: give one of configs/ that has, e.g. configs/gauntlet.py:digits")
     words, values = ["bob", *overrides], flags.FlagValues()
-    config: ConfigDict = module.get_config(argument or None)
     with mistakes():
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise BobError(
+                f"'{name}' has no get_config: give one of configs/ that has, e.g. configs/gauntlet.py:digits"
+            )
+        config: ConfigDict = module.get_config(argument or None)
         config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=True, sys_argv=words)
         values(words)
     return config
@@ -44,7 +47,7 @@ def read(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 @contextlib.contextmanager
 def mistakes() -> Iterator[None]:
-    """Whatever absl and the config say of a mistake of the command line as one line that names it."""
+    """Whatever absl and the config file say of a mistake as one line that names it."""
     try:
         yield
     except flags.Error as error:
@@ -58,6 +61,14 @@ def mistakes() -> Iterator[None]:
         raise BobError(
             f"cannot read the config file: {error.strerror or str(error).splitlines()[-1].strip()}"
         ) from error
+    except BobError:
+        raise
+    except SyntaxError as error:  # it is a program, of the user maybe
+        raise BobError(f"the config file fails at {error.filename}:{error.lineno}: {error.msg}") from error
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BobError(f"the config file fails at {last.filename}:{last.lineno}: {told}") from error
 
 
 def adjust(config: ConfigDict, results: str | None, limit: int | None) -> None:

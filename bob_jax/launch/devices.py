@@ -1,10 +1,10 @@
 """What a device can do and what it draws: published figures, for estimates of what nobody has measured yet."""
 
 import dataclasses
-import os
 
 import jax
 
+from bob_jax.data.loader import cpus
 from bob_jax.errors import BobError
 
 # Share of the published peak that forward passes and training steps are taken to reach. An assumption, not a
@@ -53,6 +53,11 @@ DEVICES = (
 )
 CPU = "cpu"
 
+# What a product in full float32 costs a matrix unit of bfloat16: each factor is split into three parts, and of the nine
+# products of parts six are made (XLA's `Precision.HIGHEST` on a TPU). A GPU's float32 units are slower still, 15 times
+# on an H100 (its datasheet: 67 TFLOPs a second).
+FLOAT32 = 6.0
+
 
 def named(text: str) -> str:
     """The kind of device that a name means: JAX's own, or a part of it that fits one kind alone ("h200", "v4").
@@ -70,16 +75,29 @@ def named(text: str) -> str:
 
 
 def here() -> str:
-    """The kind of this machine's devices."""
-    kind: str = jax.devices()[0].device_kind
+    """The kind of this machine's devices.
+
+    Raises:
+        BobError: JAX cannot have them: a run holds the TPU, say.
+    """
+    try:
+        kind: str = jax.devices()[0].device_kind
+    except RuntimeError as error:
+        told = " ".join(str(error).split())
+        raise BobError(f"no device can be had here, so name one (bob plan --device h200): {told}") from error
     return kind
 
 
 def speed(kind: str) -> float | None:
     """GFLOPs a second that a device is taken to reach; None for one that is not in the table."""
     if kind == CPU:
-        return CPU_CORE * (os.cpu_count() or 1)
+        return CPU_CORE * cpus()
     return next((UTILISATION * device.peak * 1000 for device in DEVICES if device.kind == kind), None)
+
+
+def float32_cost(kind: str) -> float:
+    """How much longer a product in full float32 takes than one that `speed` speaks of; a processor has no other."""
+    return 1.0 if kind == CPU else FLOAT32
 
 
 def power(kind: str) -> float | None:

@@ -3,7 +3,7 @@
 A cell that was judged on the same kind of device with another seed takes what it took then. Any other takes its passes
 through the backbone (`work`) over the speed of that, and the time beside them: reading weights, compiling, training
 heads on known features, bootstrap intervals. Both are measured where records of the same kind of device say so, and
-otherwise estimated: the speed from the card's FLOPs and a table (`devices`), the time beside passes as a constant.
+otherwise estimated: the speed from the card's FLOPs and a table (`devices`), the time beside passes as constants.
 """
 
 import dataclasses
@@ -18,12 +18,17 @@ from bob_jax import grid
 from bob_jax.backbones import flops
 from bob_jax.grid import Cell
 from bob_jax.launch import devices, work
-from bob_jax.results.files import located
+from bob_jax.protocols.adversarial import Adversarial
+from bob_jax.results.files import is_folder, located
 from bob_jax.results.ranking.settings import PLAIN
 from bob_jax.results.record import Estimate, Record
+from bob_jax.results.schema import plain
 from bob_jax.results.store import Store, stores_in
 
-BESIDE = 20.0  # seconds of a cell beside its passes, where no record of its protocol says otherwise: assumed
+# Seconds of a cell beside all that is counted, where no record of its protocol says otherwise: reading, compiling,
+# heads on features, intervals. Of an accelerator assumed. Of a processor what the cells of configs/digits.py took on
+# two cores: those that look through a backbone, and those that compile its gradient too.
+BESIDE, BESIDE_CPU, BESIDE_CPU_GRADIENT = 20.0, 4.0, 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,17 +103,18 @@ def outlook(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> Ou
         BobError: a record that cannot be read.
     """
     root, top = Path(config["data"]["root"]) if config["data"]["root"] else None, located(config["results"])
-    there = {store: store.read_all() for store in stores_in(top)} if top.is_dir() else {}
+    there = {store: store.read_all() for store in stores_in(top)} if is_folder(top) else {}
     records = [record for its in there.values() for record in its]
-    done, seen = _found(cells, config, there)
+    done, seen = _found(cells, config, there, device)
     count = functools.cache(work.sizes)
     known = {cell: work.of(cell, root, count) for cell in cells}
-    speeds, beside = _Speeds(records, device), _beside(seen, known, device)
-    times, first = {}, dict[Cell, Cell]()
+    speeds = _Speeds(records, device)
+    beside = _beside(seen, known, speeds)
+    times, first = dict[Cell, Time](), dict[Cell, Cell]()
     for cell in cells:
         if cell not in done and (twin := first.setdefault(asked(cell), cell)) is not cell:
             if twin in times:  # the record will be its own, without any work
-                times[cell], known[cell] = Time(0.0, {}, "cell"), work.Work({})
+                times[cell], known[cell] = Time(0.0, {}, times[twin].source), work.Work({})
             continue
         time = None if cell in done else _time(cell, seen.get(cell), known[cell], speeds, beside)
         if time is not None:
@@ -127,9 +133,9 @@ def estimates(cells: Sequence[Cell], config: Mapping[str, Any], device: str) -> 
 
 
 def _found(
-    cells: Sequence[Cell], config: Mapping[str, Any], there: Mapping[Store, Sequence[Record]]
+    cells: Sequence[Cell], config: Mapping[str, Any], there: Mapping[Store, Sequence[Record]], device: str
 ) -> tuple[frozenset[Cell], dict[Cell, Record]]:
-    """The cells that need not run, and a record of each cell that was ever judged, maybe with another seed."""
+    """The cells that need not run, and a record of each one judged on such a device, maybe with another seed."""
     sources = grid.sources(cells, config)
     by_name: dict[tuple[str, ...], list[tuple[Record, Store]]] = defaultdict(list)
     benchmarks = config.get("parts", dict.fromkeys(cell.benchmark for cell in cells))
@@ -145,7 +151,10 @@ def _found(
                 then = dataclasses.replace(same, seed=record.cell.seed)
                 if then.id(record.dataset.version, record.source_cell) != record.cell.id:
                     continue
-                seen[cell] = record
+                if cell.source and record.protocol.hyperparameters != plain(cell.hyperparameters, ""):
+                    continue  # of another head: the id names it by a hash alone
+                if record.environment.device_kind == device:
+                    seen[cell] = record
                 kept = store.has_weights(record.cell.id) or not grid.keeps_weights(cell, config, sources)
                 if then == same and kept:
                     done.add(cell)
@@ -165,7 +174,7 @@ def _shared(cells: Iterable[Cell], known: Mapping[Cell, work.Work | None]) -> di
 
 
 class _Speeds:
-    """Passes a second of one device, by backbone: the median of what records say, else the card's FLOPs."""
+    """What one device reaches: passes a second by backbone, the median of what records say, else the card's FLOPs."""
 
     def __init__(self, records: Iterable[Record], device: str):
         seen = defaultdict(list)
@@ -175,18 +184,24 @@ class _Speeds:
             if speed and plain and record.environment.device_kind == device:
                 seen[record.cell.backbone].append(speed / record.environment.device_count)
         self.measured = {backbone: statistics.median(speeds) for backbone, speeds in seen.items()}
-        self.device, self.reached = device, devices.speed(device)
+        self.device, self._reached, self._float32 = device, devices.speed(device), devices.float32_cost(device)
 
     def of(self, backbone: str) -> float | None:
         """Passes a second; None where neither records nor the table know."""
         if backbone in self.measured:
             return self.measured[backbone]
         gflops = flops.known().get(backbone)
-        return None if gflops is None or self.reached is None else self.reached / gflops
+        return None if gflops is None or self._reached is None else self._reached / gflops
+
+    def beside(self, task: work.Work) -> float | None:
+        """Seconds of what is not a pass; None where that is most of the cell and the table does not know the device."""
+        if self._reached is None:
+            return None if task.gflops else 0.0
+        return (task.gflops + self._float32 * task.float32) / self._reached
 
 
-def _beside(seen: Mapping[Cell, Record], known: Mapping[Cell, work.Work | None], device: str) -> dict[str, float]:
-    """Seconds beside the passes, by protocol: the median over the records of this grid."""
+def _beside(seen: Mapping[Cell, Record], known: Mapping[Cell, work.Work | None], speeds: _Speeds) -> dict[str, float]:
+    """Seconds beside all that is counted, by protocol: the median over the records of this grid."""
     first: dict[Cell, Cell] = {}  # a record that was taken over is a copy
     for cell in seen:
         first.setdefault(asked(cell), cell)
@@ -194,33 +209,36 @@ def _beside(seen: Mapping[Cell, Record], known: Mapping[Cell, work.Work | None],
     passes = _shared(seen, known)
     left = defaultdict(list)
     for cell, record in seen.items():
-        cost, where = record.cost, record.environment
-        if where.device_kind != device or cost.wall_seconds is None or not cost.images_per_second:
+        cost = record.cost
+        if cost.wall_seconds is None or not cost.images_per_second:
             continue
-        if record.protocol.name.startswith(PLAIN) and cell in passes:
-            left[cell.protocol_name].append(max(0.0, cost.wall_seconds - passes[cell] / cost.images_per_second))
+        task = known[cell]
+        if record.protocol.name.startswith(PLAIN) and task is not None:
+            counted = passes[cell] / cost.images_per_second
+            counted += (speeds.beside(task) or 0.0) / record.environment.device_count
+            left[cell.protocol_name].append(max(0.0, cost.wall_seconds - counted))
     return {name: statistics.median(seconds) for name, seconds in left.items()}
 
 
-def _then(record: Record | None, device: str) -> float | None:
-    """Seconds of one device that a cell took when it was judged, maybe with another seed."""
-    if record is None or record.environment.device_kind != device or record.cost.wall_seconds is None:
-        return None
-    return record.cost.wall_seconds * record.environment.device_count
+def _assumed(cell: Cell, device: str) -> float:
+    """Seconds beside all that is counted, where no record tells them."""
+    if device != devices.CPU:
+        return BESIDE
+    gradient = cell.protocol.trains_backbone or isinstance(cell.protocol, Adversarial)
+    return BESIDE_CPU_GRADIENT if gradient else BESIDE_CPU
 
 
 def _time(
     cell: Cell, record: Record | None, task: work.Work | None, speeds: _Speeds, beside: Mapping[str, float]
 ) -> Time | None:
-    then = _then(record, speeds.device)
-    if then is not None:
-        return Time(then, {}, "cell")
+    if record is not None and record.cost.wall_seconds is not None:
+        return Time(record.cost.wall_seconds * record.environment.device_count, {}, "cell")
     speed = speeds.of(cell.backbone)
-    if task is None or speed is None or (task.gflops and speeds.reached is None):
+    more = speeds.beside(task) if task is not None else None
+    if task is None or speed is None or more is None:
         return None
-    more = task.gflops / speeds.reached if speeds.reached else 0.0
     return Time(
-        task.passes / speed + more + beside.get(cell.protocol_name, BESIDE),
+        task.passes / speed + more + beside.get(cell.protocol_name, _assumed(cell, speeds.device)),
         {key: passes / speed for key, passes in task.features.items()},
         "speed" if cell.backbone in speeds.measured else "table",
     )

@@ -1,31 +1,28 @@
 """All cells in order in this process (and its peers on other hosts); a failing one never takes the others with it."""
 
 import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from rich.console import Console
-from rich.table import Table
 
 from bob_jax import grid
 from bob_jax.grid import Cell
 from bob_jax.launch import devices, settle
 from bob_jax.launch.board import Board
 from bob_jax.results.record import Estimate
+from bob_jax.terminal import print_table
 from bob_jax.training.mesh import initialize_distributed, make_mesh
 
 
 def show(cells: Sequence[Cell], config: Mapping[str, Any]) -> int:
     """Prints what a run would do (`--dry_run`); needs neither weights nor data."""
-    table = Table("backbone", "dataset", "protocol", "seed")
-    for cell in cells:
-        table.add_row(cell.backbone, cell.dataset, cell.protocol_name, str(cell.seed))
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    console.print(f"{len(cells)} cells, records go to {config['results']}")
+    print_table(
+        ("backbone", "dataset", "protocol", "seed"),
+        ((cell.backbone, cell.dataset, cell.protocol_name, cell.seed) for cell in cells),
+    )
+    print(f"{len(cells)} cells, records go to {config['results']}")
     return 0
 
 

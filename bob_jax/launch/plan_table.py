@@ -53,7 +53,7 @@ def sentences(plan: Plan) -> Iterator[str]:
     ):
         if found:
             names = ", ".join(_named(one) for one in found)
-            yield f"missing {kind}: {len(found)}, {_bytes(found)}: {names}"
+            yield f"missing {kind}: {len(found)}, {_bytes(found) or 'of unknown size'}: {names}"
     yield f"{totals['cells']} cells, {totals['done']} of them done; the others take {_hours(plan)} of one {plan.device}"
     open_ = totals["cells"] - totals["done"]
     if totals["unknown"]:
@@ -86,11 +86,11 @@ def _downloads(lines: Iterable[Line]) -> list[Download]:
 
 
 def _bytes(found: Iterable[Download]) -> str | None:
-    """In decimal units; None where nothing is to be fetched."""
-    sizes = [one.bytes for one in found]
+    """In decimal units; None where nothing is to be fetched, or nothing whose size is known."""
+    sizes = [one.bytes for one in found if one.bytes is not None]
     if not sizes:
         return None
-    billions = sum(size or 0 for size in sizes) / 1e9
+    billions = sum(sizes) / 1e9
     return f"{1000 * billions:.0f} MB" if billions < 1 else f"{billions:,.{1 if billions < 10 else 0}f} GB"
 
 

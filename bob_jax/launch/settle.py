@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import jax
 import numpy as np
@@ -107,7 +108,7 @@ class Settler:
             with self._alone(job):
                 if self._done(job):
                     return Outcome("known", "has a record")
-                return Outcome("judged", self._judge(job, expected))
+                return self._judge(job, expected)
         except Exception as error:
             return _failed(job, error)
 
@@ -143,8 +144,7 @@ class Settler:
             yield
             return
         path = self._workdir(job).with_name(f"{job.id}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        with _opened(path) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -158,19 +158,36 @@ class Settler:
         with contextlib.suppress(OSError):  # not empty: journals, or another cell
             path.parent.rmdir()
 
-    def _judge(self, job: single.Job, expected: record.Estimate | None) -> str:
+    def _judge(self, job: single.Job, expected: record.Estimate | None) -> Outcome:
         workers = self.config["data"]["num_workers"]
         store, workdir = self.store(job.cell.benchmark), self._workdir(job)
         judged = single.run(job, self.mesh, workdir, None if workers < 0 else workers, store)
         done = dataclasses.replace(judged.record, estimate=expected)
+        late = self._done(job)  # another run, where no lock keeps it off: its files must not mix with ours
         if jax.process_index() == 0:
-            kept = judged.weights if self._keeps_weights(job.cell) else None
-            store.write(done, judged.per_example, kept, judged.pictures)
+            if not late:
+                kept = judged.weights if self._keeps_weights(job.cell) else None
+                store.write(done, judged.per_example, kept, judged.pictures)
             for checkpoints in workdir.glob("**/checkpoints"):  # nothing is left to resume; the journals stay
                 shutil.rmtree(checkpoints)
+        if late:
+            return Outcome("known", "has a record, which another run has made at the same time")
         score = done.metrics[done.main_metric]
         interval = f"[{score.low:.4f}, {score.high:.4f}]"
-        return f"{done.main_metric} {score.value:.4f} {interval} in {done.cost.wall_seconds:.0f} s"
+        took = f"in {done.cost.wall_seconds:.0f} s"
+        return Outcome("judged", f"{done.main_metric} {score.value:.4f} {interval} {took}")
+
+
+def _opened(path: Path) -> IO[str]:
+    """A file to lock; its folder, which a run takes away when it was the last one there, is made."""
+    for attempt in itertools.count(1):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("a")
+        except (FileNotFoundError, FileExistsError):  # taken away in between
+            if attempt == 100:
+                raise
+    raise AssertionError
 
 
 def _failed(job: single.Job | None, error: Exception) -> Outcome:

@@ -27,13 +27,14 @@ class TimeLeft:
             running: device seconds that each running cell has had.
             devices: that work at the same time.
         """
-        both = [cell for cell in self.took if cell in self.expected]
+        took = dict(self.took)  # which another thread may add to
+        both = [cell for cell in took if cell in self.expected]
         promised = sum(self.expected[cell] for cell in both)
-        factor = sum(self.took[cell] for cell in both) / promised if promised else 1.0
+        factor = sum(took[cell] for cell in both) / promised if promised else 1.0
         by_protocol = defaultdict(list)
-        for cell, seconds in self.took.items():
+        for cell, seconds in took.items():
             by_protocol[cell.protocol_name].append(seconds)
-        everything = list(self.took.values()) or [factor * seconds for seconds in self.expected.values()]
+        everything = list(took.values()) or [factor * seconds for seconds in self.expected.values()]
         if not everything:
             return None
 

@@ -2,8 +2,9 @@
 
 The unit is a pass: one image forward through the backbone at the card's size. An image of a training step, or its
 gradient, counts three (forward, and twice as much backward). Features of a frozen backbone are made once and shared, so
-they are counted by what they are features of. What a head costs on known features is not counted; it is part of what a
-cell takes beside its passes (see `plan`).
+they are counted by what they are features of. Of what a head costs on known features the solver of the linear probe
+is counted, which on a million images and a thousand classes takes longer than the features; the rest is part of what a
+cell takes beside its passes (see `estimate`).
 """
 
 import dataclasses
@@ -46,11 +47,13 @@ class Work:
         features: passes by what they make the features of; no cell makes again what another has made.
         passes: of its own.
         gflops: beside the backbone.
+        float32: likewise, in full precision.
     """
 
     features: Mapping[Hashable, float]
     passes: float = 0.0
     gflops: float = 0.0
+    float32: float = 0.0
 
 
 def of(cell: Cell, root: Path | None = None, count: Count | None = None) -> Work | None:
@@ -70,8 +73,11 @@ def of(cell: Cell, root: Path | None = None, count: Count | None = None) -> Work
         return None
     protocol = cell.protocol
     match protocol:
-        case KNN() | LinearProbe():
+        case KNN():
             return Work(_features(cell, size, "train", "validation", "test"))
+        case LinearProbe():
+            features = _features(cell, size, "train", "validation", "test")
+            return Work(features, float32=_regressions(cell, protocol, size))
         case PublishedHead() | ZeroShot():
             return Work(_features(cell, size, "validation", "test"))
         case Transferability():
@@ -141,6 +147,14 @@ def _little(found: dict[str, int], card: DatasetCard, variant: str) -> dict[str,
 def _features(cell: Cell, size: Sizes, *splits: str) -> dict[Hashable, float]:
     """The card's own descriptor of some splits."""
     return {(cell.backbone, cell.dataset, split): size[split] for split in splits}
+
+
+def _regressions(cell: Cell, protocol: LinearProbe, size: Sizes) -> float:
+    """GFLOPs of the solver at most: for each lambda and iteration all features times the head, and the gradient."""
+    if cell.dataset.startswith(tuple(catalog.OWN)):
+        return 0.0  # how many classes it has is not known before it is read
+    products = 4 * size["train"] * zoo.card(cell.backbone).feature_dim * catalog.card(cell.dataset).classes
+    return products * protocol.max_iterations * len(protocol.regularisation) / 1e9
 
 
 def _finetune(protocol: Finetune, size: Sizes) -> float:

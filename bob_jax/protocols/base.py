@@ -171,7 +171,10 @@ class Protocol(abc.ABC):
         missing = [name for name in fields if name not in config]
         if missing:
             raise BobError(f"protocols.{cls.name} lacks {', '.join(missing)}: give each a value in the config")
-        return cls(**{key: _typed(f"protocols.{cls.name}.{key}", value, types[key]) for key, value in config.items()})
+        values = {key: _typed(f"protocols.{cls.name}.{key}", value, types[key]) for key, value in config.items()}
+        if values.get("batch_size", 1) < 1:
+            raise BobError(f"protocols.{cls.name}.batch_size is {values['batch_size']}: give 1 or more")
+        return cls(**values)
 
     @abc.abstractmethod
     def run(self, competitor: Competitor, dataset: Dataset, context: Context) -> Result:

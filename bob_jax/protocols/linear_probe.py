@@ -5,11 +5,13 @@
 with x standardised by the training split's statistics. This is scikit-learn's objective with lambda = 1 / (C N). Of
 several labels per image each has a regression of its own, and all share lambda.
 The features are extracted once; L-BFGS (Liu & Nocedal 1989, as optax has it, with a zoom line search) runs under vmap
-over lambda until every gradient is small.
+over lambda until every gradient is small. Where the logits of all images are too many for the devices' memory, it runs
+for one lambda after the other, and each step sums over parts of the images.
 """
 
 import dataclasses
 import functools
+import math
 from typing import ClassVar
 
 import jax
@@ -26,6 +28,9 @@ from bob_jax.training import mesh as meshes
 
 Params = tuple[jax.Array, jax.Array]  # W, b
 
+# Bytes of logits, of all images and lambdas, that one device holds; the gradient takes some four times that. ImageNet's
+# would be 51 GB, and 193 with the gradient.
+LOGITS = 2**31
 MEMORY = 10  # pairs of steps and gradient differences that L-BFGS keeps
 
 
@@ -122,7 +127,8 @@ def solve(
     Returns:
         W [G, D, C], b [G, C], the largest gradient entry [G], iterations [G].
     """
-    rows = meshes.round_up(len(labels), mesh)
+    parts = max(1, math.ceil(len(labels) * classes * len(regularisation) * 4 / (LOGITS * mesh.size)))
+    rows = parts * meshes.round_up(math.ceil(len(labels) / parts), mesh)
     if weights is None:
         weights = np.full(len(labels), 1 / len(labels))
     padded = {
@@ -131,7 +137,8 @@ def solve(
         "weight": np.pad(np.float32(weights), (0, rows - len(labels))),
     }
     with jax.set_mesh(mesh):
-        data = meshes.split_rows(padded, mesh)
+        stacked = {name: rows.reshape(parts, -1, *rows.shape[1:]) for name, rows in padded.items()}
+        data = meshes.split_rows(stacked, mesh, axis=1)  # each device has rows of every part
         solutions = _solve(data, np.asarray(regularisation, np.float32), classes, tolerance, max_iterations)
     (kernels, bias), gradient, iterations = meshes.to_host(solutions)
     return kernels, bias, gradient, iterations
@@ -141,15 +148,23 @@ def solve(
 def _solve(
     data: dict[str, jax.Array], strengths: jax.Array, classes: int, tolerance: float, max_iterations: int
 ) -> tuple[Params, jax.Array, jax.Array]:
+    def loss(params: Params, part: jax.Array | int) -> jax.Array:
+        weights, bias = params
+        rows = {name: values[part] for name, values in data.items()}
+        logits = jnp.matmul(rows["features"], weights, precision="float32") + bias[None]
+        return jnp.sum(cross_entropy(logits, rows["labels"]) * rows["weight"])
+
     optimizer = optax.lbfgs(memory_size=MEMORY)
-    start = (jnp.zeros((data["features"].shape[1], classes)), jnp.zeros(classes))
+    parts, _, width = data["features"].shape
+    start = (jnp.zeros((width, classes)), jnp.zeros(classes))
 
     def solve_one(strength: jax.Array) -> tuple[Params, jax.Array, jax.Array]:
         def objective(params: Params) -> jax.Array:
-            weights, bias = params
-            logits = jnp.matmul(data["features"], weights, precision="float32") + bias[None]
-            losses = cross_entropy(logits, data["labels"])
-            return jnp.sum(losses * data["weight"]) + 0.5 * strength * jnp.sum(weights**2)
+            if parts == 1:
+                return loss(params, 0) + 0.5 * strength * jnp.sum(params[0] ** 2)
+            again = jax.checkpoint(loss)  # the logits of no part are kept for the gradient
+            total, _ = jax.lax.scan(lambda total, part: (total + again(params, part), None), 0.0, jnp.arange(parts))
+            return total + 0.5 * strength * jnp.sum(params[0] ** 2)
 
         value_and_grad = optax.value_and_grad_from_state(objective)
 
@@ -171,4 +186,5 @@ def _solve(
         params, _, gradient, iterations = jax.lax.while_loop(unfinished, step, carry)
         return params, gradient, iterations
 
-    return jax.vmap(solve_one)(strengths)
+    # Under vmap the branches of the line search hold a copy of all features for each lambda: 39 GB of ImageNet's.
+    return jax.vmap(solve_one)(strengths) if parts == 1 else jax.lax.map(solve_one, strengths)

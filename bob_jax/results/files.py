@@ -46,6 +46,16 @@ def in_bucket(path: Path) -> bool:
     return "://" in os.fspath(path)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; in a bucket, whether any object is below that name.
+
+    Raises:
+        BobError: the bucket cannot be reached.
+    """
+    with unreachable(f"cannot read {path}") if in_bucket(path) else contextlib.nullcontext():
+        return path.is_dir()
+
+
 def absolute(path: Path) -> Path:
     """The same place whatever the working folder is."""
     return path if in_bucket(path) else path.absolute()

@@ -24,7 +24,7 @@ from PIL import Image
 
 from bob_jax.errors import BobError
 from bob_jax.metrics.bootstrap import DRAWN
-from bob_jax.results.files import copy_whole, in_bucket, located, unreachable, write_whole
+from bob_jax.results.files import copy_whole, in_bucket, is_folder, located, write_whole
 from bob_jax.results.record import Cell, Failure, Record, failure_from_json, record_from_json, to_json
 
 FAILED = ".failed.json"
@@ -214,9 +214,7 @@ def stores_in(folder: str | os.PathLike[str]) -> list[Store]:
         BobError: the folder does not exist.
     """
     top = located(folder)
-    with unreachable(f"cannot read {top}") if in_bucket(top) else contextlib.nullcontext():
-        there = top.is_dir()
-    if not there:
+    if not is_folder(top):
         raise BobError(f"no results folder '{top}': `python main.py --config=configs/digits.py` makes one")
     return [Store(top), *(Store(inner) for inner in sorted({path.parent for path in top.glob("*/*.json")}))]
 

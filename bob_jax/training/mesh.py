@@ -157,12 +157,12 @@ def round_up(rows: int, mesh: Mesh) -> int:
     return -(-rows // mesh.size) * mesh.size
 
 
-def split_rows(tree: Any, mesh: Mesh) -> Any:
-    """Puts host arrays [N, ...], the same on every process, onto the mesh, the leading axis split over all devices.
+def split_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """Puts host arrays [N, ...], the same on every process, onto the mesh, the axis of rows split over all devices.
 
-    N must be a multiple of the number of devices: see `round_up`.
+    N must be a multiple of the number of devices: see `round_up`. It may be another axis than the leading one.
     """
-    sharding = batch_sharding(mesh)
+    sharding = NamedSharding(mesh, P(*[None] * axis, *batch_sharding(mesh).spec))
     return jax.tree.map(lambda rows: jax.make_array_from_callback(rows.shape, sharding, lambda i: rows[i]), tree)
 
 

@@ -58,7 +58,7 @@ def console() -> Any:
     """The one console of all that is live: what stands on the same one stands below each other."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, markup=False, emoji=False, highlight=False)  # a folder may be called [b]
 
 
 class Progress:

@@ -2,6 +2,8 @@
 
 import io
 import re
+import sys
+import threading
 
 import pytest
 from rich.console import Console
@@ -100,6 +102,50 @@ def test_on_a_terminal_one_table_stands_above_the_progress_bar_of_training(confi
     assert " ".join(row.split()) == "here 8 x cpu 8 of 8 [3/3] vit_nano8_random x digits x finetune (seed 0) 2 min"
     assert "3 cells: 1 done, 1 running, 0 failed, 8 of 8 devices busy" in last
     assert last.index("8 x cpu") < last.index("3 cells:") < last.index("20/50")
+
+
+def test_a_folder_with_brackets_in_its_name_is_shown_as_it_is(monkeypatch, tmp_path):
+    reporting.console.cache_clear()
+    monkeypatch.setenv("COLUMNS", "160")
+    config = digits.get_config("vit_nano8_random,dataset=folder:/data/[/b] [red]birds,protocol=knn")
+    config.results = str(tmp_path)
+    (cell,) = grid.cells(config)
+    with Board([cell], config.results) as board:
+        board.join("here", 8, "cpu")
+        board.start(cell, "here")
+        with reporting.console().capture() as drawn:
+            reporting.console().print(board.table())
+    assert "folder:/data/[/b] [red]birds x knn" in drawn.get()
+
+
+def test_the_table_may_be_drawn_while_cells_end(config, monkeypatch):
+    """As rich draws it: in a thread of its own."""
+    config.seeds = tuple(range(100))
+    cells, broken, ended = grid.cells(config), [], threading.Event()
+
+    def draw():
+        while not ended.is_set():
+            try:
+                board.table()
+            except Exception as error:
+                broken.append(error)
+
+    interval = sys.getswitchinterval()
+    with Board(cells, config.results, shown=False) as board:
+        board.expect({cell: Estimate(10.0, "table", None, 0.0) for cell in cells})
+        board.join("here", 1, "cpu")
+        thread = threading.Thread(target=draw)
+        sys.setswitchinterval(1e-6)
+        try:
+            thread.start()
+            for cell in cells:
+                board.start(cell, "here")
+                board.settle(cell, JUDGED)
+        finally:
+            ended.set()
+            thread.join()
+            sys.setswitchinterval(interval)
+    assert broken == []
 
 
 def test_the_time_left_follows_the_plan_as_far_as_the_cells_that_are_done_bear_it_out(config):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,12 @@ from pathlib import Path
 import pytest
 from misbehaving import GOOD, KILLED_ONCE, RAISES, WAITS
 from running import ROOT, environment, run_main
+from synthetic_records import ENVIRONMENT
 
+from bob_jax import grid
 from bob_jax.errors import BobError
+from bob_jax.launch import cluster, settle
+from bob_jax.launch.board import Board
 from bob_jax.launch.worker import Worker
 from configs import digits
 
@@ -206,6 +211,29 @@ def test_what_no_machine_can_do_is_said_in_one_line(tmp_path):
     assert len(said) == 1 and said[0].startswith("error: no machine can judge a cell; ")
     assert said[0].endswith("fsdp=3 does not divide the 1 devices of this run: choose a divisor of 1")
     assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_a_chain_outlives_a_machine_that_goes_between_two_of_its_cells(tmp_path):
+    """The worker has answered for the first cell, and Ray says that its machine is gone before it is asked again."""
+    config = digits.get_config("vit_micro8_random,dataset=digits,protocol=knn+linear_probe")
+    config.results = str(tmp_path)
+    cells = grid.cells(config)
+    nodes = [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 2.0}, "NodeManagerHostname": "host"}]
+    ray = types.SimpleNamespace(
+        nodes=lambda: nodes, get=lambda answer: answer, exceptions=types.SimpleNamespace(RayError=OSError)
+    )
+    with Board(cells, config.results, shown=False) as board:
+        driver = cluster._Driver(ray, cells, config, str(tmp_path / "mark"), board)
+        driver._look_around()
+        (machine,) = driver._machines.values()
+        board.join(machine.name, 1, "cpu")
+        machine.worker, machine.environment = object(), ENVIRONMENT
+        machine.chain, machine.asked = driver._waiting.pop(), settle.Outcome("judged", "well")
+        driver._hear(machine)
+        assert list(machine.chain.cells) == cells[1:]
+        nodes.clear()
+        driver._look_around()
+    assert driver._machines == {} and [list(chain.cells) for chain in driver._waiting] == [cells[1:]]
 
 
 def test_a_worker_that_sees_another_results_folder_judges_nothing(tmp_path):

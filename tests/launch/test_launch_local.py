@@ -1,6 +1,7 @@
 """Which cells run, and what is kept of them; the judging itself is replaced."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -24,7 +25,14 @@ def ran(monkeypatch):
         cells.append(job.cell)
         record, outputs = simulate(job.cell.backbone, n=20)
         dataset = dataclasses.replace(record.dataset, version=job.dataset.version)
-        record = dataclasses.replace(record, cell=single.describe(job), dataset=dataset, source_cell=job.source_id)
+        hyperparameters = json.loads(json.dumps(job.cell.hyperparameters))
+        record = dataclasses.replace(
+            record,
+            cell=single.describe(job),
+            dataset=dataset,
+            protocol=dataclasses.replace(record.protocol, hyperparameters=hyperparameters),
+            source_cell=job.source_id,
+        )
         return single.Judged(record, outputs, WEIGHTS if job.cell.protocol.makes_head else None, {})
 
     monkeypatch.setattr(single, "run", run)

@@ -74,6 +74,40 @@ def test_a_mistake_of_the_user_is_not_tried_again(pauses, monkeypatch, tmp_path)
     assert failure.error == "k is too large: take a smaller one"
 
 
+def test_of_two_runs_without_a_common_lock_the_first_record_counts(monkeypatch, tmp_path, capsys):
+    """As of two machines that share a bucket only: the files of two judgements must not mix."""
+    config = config_of(tmp_path, "knn")
+    cells = grid.cells(config)
+
+    def run(job, *_):
+        other = judged(job)
+        Store(tmp_path).write(dataclasses.replace(other.record, notes={"by": "the other"}), other.per_example)
+        return judged(job)
+
+    monkeypatch.setattr(single, "run", run)
+    assert local.run(cells, config) == 0
+    (record,) = Store(tmp_path).read_all()
+    assert record.notes == {"by": "the other"}
+    assert "has a record, which another run has made at the same time" in capsys.readouterr().out
+
+
+def test_the_folder_of_locks_may_be_taken_away_at_any_time(monkeypatch, tmp_path):
+    path, made = tmp_path / "work" / "cell.lock", []
+    mkdir = type(path).mkdir
+
+    def taken_away(self, *arguments, **options):
+        mkdir(self, *arguments, **options)
+        if len(made) < 3:
+            made.append(self.rmdir())
+
+    monkeypatch.setattr(type(path), "mkdir", taken_away)
+    with settle._opened(path) as file:
+        assert path.exists() and file.writable()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        settle._opened(tmp_path / "file" / "cell.lock")
+
+
 def test_a_cell_that_another_run_is_at_is_waited_for_and_not_judged_again(monkeypatch, tmp_path, capsys):
     config = config_of(tmp_path, "knn")
     cells = grid.cells(config)

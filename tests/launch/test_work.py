@@ -55,9 +55,17 @@ def test_a_frozen_backbone_sees_an_image_once():
     knn, probe, augmented = (
         work.of(cell) for cell in of("fgvc", "vit_b16_clip,dataset=cub,protocol=knn+linear_probe+augmented_probe")
     )
-    assert knn == probe
+    assert knn.features == probe.features and probe.passes == knn.float32 == 0
     assert sum(knn.features.values()) == 5994 + 5794 and knn.passes == 0
     assert augmented.features.keys() < knn.features.keys() and augmented.passes == 90 * 4795
+
+
+def test_the_solver_of_a_probe_counts_two_products_for_each_lambda_and_iteration(tmp_path):
+    cells = of("fgvc", f"vit_b16_clip,dataset=cub+folder:{tmp_path},protocol=linear_probe")
+    probe, own = (work.of(cell, count=lambda *_: work.sizes("cub", None)) for cell in cells)
+    logits = gradient = 2 * 4795 * 768 * 200
+    assert probe.float32 == pytest.approx((logits + gradient) * 10 * 1000 / 1e9)
+    assert own.float32 == 0  # how many classes they are is not known
 
 
 def test_finetuning_counts_its_grid_and_its_limits_of_steps():

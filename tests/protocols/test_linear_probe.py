@@ -7,6 +7,7 @@ from scipy.special import logsumexp
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from bob_jax.protocols import linear_probe
 from bob_jax.protocols.linear_probe import solve, standardisation
 from bob_jax.training.mesh import make_mesh
 
@@ -69,3 +70,33 @@ def test_a_constant_feature_keeps_scale_one():
     mean, scale = standardisation(features)
     assert mean.tolist() == [2.0, 5.0]
     assert scale.tolist() == [1.0, 1.0]
+
+
+def test_rows_in_parts_give_the_same_solution(digits, monkeypatch):
+    """As where the logits of all rows are too large for a device."""
+    arguments = {"classes": 10, "regularisation": (1e-1, 1.0), "tolerance": 3e-6, "max_iterations": 1000}
+    whole, _, _, _ = solve(*digits, mesh=make_mesh(), **arguments)
+    shapes, placed = [], linear_probe.meshes.split_rows
+    monkeypatch.setattr(linear_probe, "LOGITS", 4096)
+
+    def noted(tree, mesh, axis):
+        shapes.append(tree["features"].shape)
+        return placed(tree, mesh, axis)
+
+    monkeypatch.setattr(linear_probe.meshes, "split_rows", noted)
+    parts, _, gradient, _ = solve(*digits, mesh=make_mesh(), **arguments)
+    assert (gradient <= 3e-6).all()
+    assert shapes == [(5, 360, 64)]  # 1,797 rows of 10 x 2 logits on 8 devices: 4.4 times 4096 bytes
+    np.testing.assert_allclose(parts, whole, rtol=0, atol=5e-6 * np.abs(whole).max())
+
+
+def test_the_probe_of_imagenet_fits_a_device():
+    """As the compiler plans its memory, in bytes; all rows at once took 193 GB."""
+    parts = -(-1_268_355 * 1000 * 10 * 4 // linear_probe.LOGITS)
+    rows = -(-1_268_355 // parts)
+    shapes = {"features": (parts, rows, 768), "labels": (parts, rows), "weight": (parts, rows)}
+    kinds = {"features": np.float32, "labels": np.int32, "weight": np.float32}
+    data = {name: jax.ShapeDtypeStruct(shape, kinds[name]) for name, shape in shapes.items()}
+    strengths = jax.ShapeDtypeStruct((10,), np.float32)
+    planned = linear_probe._solve.lower(data, strengths, 1000, 1e-5, 1000).compile().memory_analysis()
+    assert planned.temp_size_in_bytes < 2e9

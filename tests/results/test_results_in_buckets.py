@@ -101,6 +101,16 @@ def test_the_commands_read_a_bucket(buckets, tmp_path, capsys):
     assert "no results folder 's3://ours/nothing'" in capsys.readouterr().err
 
 
+def test_a_plan_whose_bucket_cannot_be_reached_is_one_line(buckets, monkeypatch, capsys):
+    def refused(self):
+        raise RuntimeError("Unable to locate\ncredentials")
+
+    monkeypatch.setattr(type(located("s3://ours/runs")), "is_dir", refused)
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["plan", "configs/digits.py", "--device", "h200", "--results", "s3://ours/runs"]) == 2
+    assert capsys.readouterr().err == "error: cannot read s3://ours/runs: Unable to locate credentials\n"
+
+
 @pytest.mark.parametrize(
     ("address", "words"),
     [
