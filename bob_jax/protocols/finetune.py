@@ -60,7 +60,7 @@ class Finetune(Protocol):
         randaugment: magnitude (of 10), two operations an image; 0 switches it off.
         random_erasing: probability of erasing a rectangle.
         clip_norm: largest global norm of the gradient; 0 switches clipping off.
-        ema: decay of the average of the weights that is judged instead of the last ones; 0 switches it off.
+        ema: decay of the average of weights and statistics that is judged instead of the last ones; 0 switches it off.
     """
 
     name: ClassVar[str] = "finetune"

@@ -218,7 +218,9 @@ def test_validation_is_scored_no_more_often_than_asked(problem, tmp_path, monkey
     context = Context(make_mesh(), tmp_path, num_workers=0)
     trainer = _Trainer(protocol, Competitor(card(), module, "0" * 64), dataset(images[:32], labels[:32]), context)
     seen = []
-    monkeypatch.setattr(finetune, "fit", lambda *_, total_steps, eval_every, **__: seen.append((total_steps, eval_every)))
+    monkeypatch.setattr(
+        finetune, "fit", lambda *_, total_steps, eval_every, **__: seen.append((total_steps, eval_every))
+    )
     with pytest.raises(AttributeError):  # there is no result
         trainer.train(0, RATE, DECAY)
     [(total, every)] = seen
