@@ -24,6 +24,7 @@ from bob_jax.cache import cache_dir
 from bob_jax.data.base import Source
 from bob_jax.data.on_device import normalize
 from bob_jax.data.transforms import Eval
+from bob_jax.errors import BobError
 from bob_jax.protocols.base import Competitor, Context, Cost
 from bob_jax.protocols.inference import Rows, infer
 from bob_jax.training import mesh as meshes
@@ -66,6 +67,7 @@ def extract(
 
     Raises:
         CorruptImage: an image cannot be decoded and `context.skip_corrupt` is not set.
+        BobError: a descriptor is not finite; nothing is kept.
     """
     card = competitor.card
     path = cache_dir("features") / f"{_key(competitor, source, context, descriptor, input_size)}.npz"
@@ -77,6 +79,11 @@ def extract(
     apply = _apply(graphdef, descriptor, card.preprocessing.mean, card.preprocessing.std, context.mesh)
     transform = Eval(card.preprocessing, input_size)
     rows = infer(apply, state, source, transform, context, batch_size, f"{card.name}: features of {title}")
+    if bad := int(np.sum(~np.isfinite(rows.values).all(axis=1))):
+        raise BobError(
+            f"{card.name}: features of {bad} of {len(rows.values)} images of {title} are NaN or infinite: its weights "
+            f"are damaged, or overflow in {jnp.dtype(competitor.module.dtype)}"
+        )
     _write(path, rows)
     return rows
 
