@@ -18,7 +18,6 @@ from bob_jax.errors import BobError, unknown_name
 from bob_jax.metrics.bootstrap import Estimate
 from bob_jax.protocols.head import Head
 
-
 # What hyper-parameters of these names mean anything for, in every protocol: the smallest and the largest value, and
 # whether these two themselves do. Each number of a list is held against it.
 RANGES: Mapping[str, tuple[float, float, bool, bool]] = {
@@ -31,10 +30,10 @@ RANGES: Mapping[str, tuple[float, float, bool, bool]] = {
         (0, math.inf, False, False),
     ),
     **dict.fromkeys(
-        ("regularisation", "weight_decays", "warmup_epochs", "min_steps", "max_steps", "mixup", "cutmix", "randaugment")
-        + ("clip_norm", "input_size", "whitening"),
+        ("regularisation", "weight_decays", "warmup_epochs", "min_steps", "max_steps", "clip_norm"),
         (0, math.inf, True, False),
     ),
+    **dict.fromkeys(("mixup", "cutmix", "randaugment", "input_size", "whitening"), (0, math.inf, True, False)),
     **dict.fromkeys(("drop_path", "label_smoothing", "ema"), (0, 1, True, False)),
     **dict.fromkeys(("layer_decay", "crop_scale"), (0, 1, False, True)),
     "random_erasing": (0, 1, True, True),

@@ -38,5 +38,5 @@ def test_a_head_that_diverges_leaves_the_others_as_they_would_be_alone(dataset, 
 
 
 def test_nothing_but_heads_that_diverge_is_one_clear_line(dataset, tmp_path):
-    with pytest.raises(Diverged, match="all heads of protocols.augmented_probe diverged: lower its base_learning"):
+    with pytest.raises(Diverged, match=r"all heads of protocols\.augmented_probe diverged: lower its base_learning"):
         probe(dataset, tmp_path, (1e30,))
