@@ -126,6 +126,7 @@ class AugmentedProbe(Protocol):
                 every=max(200, total // 20),
                 keep=1,
                 identity={"cell": context.workdir.name},
+                finite=False,  # a head whose rate is too high must not stop the others
             ),
             journal=context.workdir / "metrics.jsonl",
             description=f"{competitor.card.name}: {count} heads",
@@ -152,7 +153,8 @@ class AugmentedProbe(Protocol):
             # Without rngs the backbone is in evaluation mode: running statistics, and they stay as they are.
             features = nnx.merge(graphdef, frozen)(images).pooled.astype(jnp.float32)
             normalized, stats = batch_norm(features, batch["mask"], stats)
-            logits = jnp.einsum("bd,gdc->gbc", normalized, params["kernel"]) + params["bias"][:, None]
+            logits = jnp.einsum("bd,gdc->gbc", normalized, params["kernel"], precision="float32")
+            logits = logits + params["bias"][:, None]
             losses = jax.vmap(cross_entropy, in_axes=(0, None))(logits, batch["label"])
             losses = jnp.sum(losses * batch["mask"][None], axis=1)
             # Summed over the heads: they share nothing that is trained, so each gets its own gradient. A head whose

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,28 @@ from bob_jax.data.base import Dataset, Task
 from bob_jax.errors import BobError, unknown_name
 from bob_jax.metrics.bootstrap import Estimate
 from bob_jax.protocols.head import Head
+
+# What hyper-parameters of these names mean anything for, in every protocol: the smallest and the largest value, and
+# whether these two themselves do. Each number of a list is held against it.
+RANGES: Mapping[str, tuple[float, float, bool, bool]] = {
+    **dict.fromkeys(
+        ("batch_size", "accumulate", "epochs", "evaluations", "k", "max_iterations", "images", "top_k"),
+        (1, math.inf, True, False),
+    ),
+    **dict.fromkeys(
+        ("temperature", "tolerance", "learning_rates", "base_learning_rates", "gem_p", "scales"),
+        (0, math.inf, False, False),
+    ),
+    **dict.fromkeys(
+        ("regularisation", "weight_decays", "warmup_epochs", "min_steps", "max_steps", "clip_norm"),
+        (0, math.inf, True, False),
+    ),
+    **dict.fromkeys(("mixup", "cutmix", "randaugment", "input_size", "whitening"), (0, math.inf, True, False)),
+    **dict.fromkeys(("drop_path", "label_smoothing", "ema"), (0, 1, True, False)),
+    **dict.fromkeys(("layer_decay", "crop_scale"), (0, 1, False, True)),
+    "random_erasing": (0, 1, True, True),
+}
+ASCENDING = ("crop_scale",)  # the smaller of the two comes first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +184,8 @@ class Protocol(abc.ABC):
         """The protocol with the hyper-parameters of a config section.
 
         Raises:
-            BobError: a key that is no hyper-parameter (the nearest is named), a missing one, or a wrong type.
+            BobError: a key that is no hyper-parameter (the nearest is named), a missing one, a wrong type, or a number
+                out of range.
         """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         types = typing.get_type_hints(cls)
@@ -172,8 +196,8 @@ class Protocol(abc.ABC):
         if missing:
             raise BobError(f"protocols.{cls.name} lacks {', '.join(missing)}: give each a value in the config")
         values = {key: _typed(f"protocols.{cls.name}.{key}", value, types[key]) for key, value in config.items()}
-        if values.get("batch_size", 1) < 1:
-            raise BobError(f"protocols.{cls.name}.batch_size is {values['batch_size']}: give 1 or more")
+        for key in RANGES.keys() & values.keys():
+            _check_range(f"protocols.{cls.name}.{key}", values[key], *RANGES[key], ascending=key in ASCENDING)
         return cls(**values)
 
     @abc.abstractmethod
@@ -200,3 +224,18 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise BobError(f"{key} is {value!r}: it takes {kind.__name__}")
     return value
+
+
+def _check_range(
+    key: str, value: Any, least: float, most: float, least_too: bool, most_too: bool, *, ascending: bool
+) -> None:
+    """Raises a BobError where a number, or one of a list, is out of range."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if not (least < number < most or (least_too and number == least) or (most_too and number == most)):
+            wanted = f"{'at least' if least_too else 'above'} {least}"
+            if most < math.inf:
+                wanted += f" and {'at most' if most_too else 'below'} {most}"
+            raise BobError(f"{key} is {value!r}: it must be {wanted}")
+    if ascending and list(numbers) != sorted(numbers):
+        raise BobError(f"{key} is {value!r}: the smaller number comes first")

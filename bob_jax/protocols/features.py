@@ -68,7 +68,7 @@ def extract(
 
     Raises:
         CorruptImage: an image cannot be decoded and `context.skip_corrupt` is not set.
-        BobError: the cache cannot be written.
+        BobError: a descriptor is not finite, and nothing is kept; or the cache cannot be written.
     """
     card = competitor.card
     path = cache_dir("features") / f"{_key(competitor, source, context, descriptor, input_size)}.npz"
@@ -80,6 +80,11 @@ def extract(
     apply = _apply(graphdef, descriptor, card.preprocessing.mean, card.preprocessing.std, context.mesh)
     transform = Eval(card.preprocessing, input_size)
     rows = infer(apply, state, source, transform, context, batch_size, f"{card.name}: features of {title}")
+    if bad := int(np.sum(~np.isfinite(rows.values).all(axis=1))):
+        raise BobError(
+            f"{card.name}: features of {bad} of {len(rows.values)} images of {title} are NaN or infinite: its weights "
+            f"are damaged, or overflow in {jnp.dtype(competitor.module.dtype)}"
+        )
     _write(path, rows)
     return rows
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -22,6 +23,7 @@ from bob_jax.data.loader import Loader
 from bob_jax.data.transforms import Eval, Train
 from bob_jax.protocols import tuning
 from bob_jax.protocols.base import Competitor, Context, Protocol, Result
+from bob_jax.protocols.head import Head
 from bob_jax.protocols.inference import Rows, infer
 from bob_jax.protocols.scoring import judged, validation_score
 from bob_jax.protocols.tuning import Point, Weights, weights_of
@@ -58,7 +60,7 @@ class Finetune(Protocol):
         randaugment: magnitude (of 10), two operations an image; 0 switches it off.
         random_erasing: probability of erasing a rectangle.
         clip_norm: largest global norm of the gradient; 0 switches clipping off.
-        ema: decay of the average of the weights that is judged instead of the last ones; 0 switches it off.
+        ema: decay of the average of weights and statistics that is judged instead of the last ones; 0 switches it off.
     """
 
     name: ClassVar[str] = "finetune"
@@ -169,7 +171,7 @@ class _Trainer:
                 identity={**point, "cell": folder.parent.name},
             ),
             evaluate=lambda state: {"validation": self._score(self.predict(weights_of(state), "validation"))},
-            eval_every=max(1, total // protocol.evaluations),
+            eval_every=-(-total // protocol.evaluations),  # rounded up: never more often than asked
             journal=folder / "metrics.jsonl",
             description=f"{self.competitor.card.name}: lr {point['learning_rate']:g}, wd {point['weight_decay']:g}",
         )
@@ -187,6 +189,9 @@ class _Trainer:
         )
 
     def _score(self, rows: Rows) -> float:
+        # The loss is of the parameters before the step: it does not tell yet that the step led nowhere.
+        if not np.isfinite(rows.values).all():
+            raise Diverged("class scores of validation images are NaN or infinite")
         return validation_score(self.dataset, rows.values, rows.labels)
 
     def _loader(self) -> Loader:
@@ -250,13 +255,16 @@ class _Trainer:
             )
             module = nnx.merge(graphdef, params["backbone"], stats)
             pooled = module(images, rngs=nnx.Rngs(path_key)).pooled.astype(jnp.float32)
-            logits = pooled @ params["head"]["kernel"] + params["head"]["bias"][None]
+            logits = Head(**params["head"]).logits(pooled)
             if several:
                 losses = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
             else:
                 losses = optax.softmax_cross_entropy(logits, targets)
             new_stats = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
-            return jnp.sum(losses * batch["mask"]), Aux(jnp.sum(batch["mask"], dtype=jnp.float32), new_stats, {})
+            mask = batch["mask"]
+            if protocol.mixup or protocol.cutmix:
+                mask = mask & mask[::-1]  # what was mixed with an image that cannot be decoded shows no class
+            return jnp.sum(losses * mask), Aux(jnp.sum(mask, dtype=jnp.float32), new_stats, {})
 
         return loss
 
@@ -269,6 +277,6 @@ class _Trainer:
             module = nnx.merge(graphdef, params["backbone"], weights["stats"])
             images = on_device.normalize(images, preprocessing.mean, preprocessing.std)
             pooled = module(images).pooled.astype(jnp.float32)
-            return pooled @ params["head"]["kernel"] + params["head"]["bias"][None]
+            return Head(**params["head"]).logits(pooled)
 
         return apply

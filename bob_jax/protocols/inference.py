@@ -96,7 +96,9 @@ def infer(
     if jax.process_count() > 1:
         index, rows, labels = _gather(index, rows, labels)
     cost = Cost(seconds * jax.device_count(), timed / seconds, flops)
-    return Rows(rows, labels, index, tuple(loader.skipped), cost)
+    # The loader knows of this process's images alone; every image of the split that is not here was skipped.
+    skipped = tuple(source.ids[i] for i in np.setdiff1d(np.arange(len(source)), index))
+    return Rows(rows, labels, index, skipped, cost)
 
 
 def rows_to_host(rows: jax.Array) -> np.ndarray:

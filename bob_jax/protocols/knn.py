@@ -53,7 +53,7 @@ class KNN(Protocol):
             {"k": k, "validation": validation_score(dataset, logits, validation.labels)}
             for k, logits in zip(ks, voted, strict=True)
         ]
-        chosen = max(range(len(grid)), key=lambda i: grid[i]["validation"])  # of equals the smallest k
+        chosen = max(range(len(grid)), key=lambda i: (grid[i]["validation"], -ks[i]))  # of equals the smallest k
         judgement = judged(dataset, test, classify(test.values, ks=(ks[chosen],))[0], validation, voted[chosen])
         return Result(
             **judgement._asdict(),

@@ -44,7 +44,7 @@ def best(points: Sequence[Point], protocol: str) -> int:
 
 def weights_of(state: TrainState) -> Weights:
     """What of a training state is judged."""
-    return {"params": state.averaged_params, "stats": state.stats}
+    return state.averaged
 
 
 def named(weights: Weights) -> dict[str, np.ndarray]:

@@ -38,6 +38,7 @@ class Checkpointing:
         keep: how many of the latest to keep.
         best: name of a metric of the evaluation, higher is better: every evaluation is saved, the best one is kept too.
         identity: what makes the run this run, as JSON: a folder that holds another one's checkpoints is refused.
+        finite: whether a state that is not finite is refused; not where parts of it, that share nothing, may diverge.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Checkpointing:
     keep: int = 2
     best: str | None = None
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    finite: bool = True
 
 
 class Saved(NamedTuple):
@@ -128,7 +130,7 @@ class Checkpoints:
         if step in self.steps:
             return
         finite, checksum = _inspect(state)
-        if not finite:
+        if self._options.finite and not finite:
             raise Diverged(f"the state after step {step} is not finite and is not saved: {self.advice()}")
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
         self._remember_score(step, metrics)

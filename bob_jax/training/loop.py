@@ -112,7 +112,7 @@ def fit(
         frozen: any tree of arrays that the loss needs and nobody changes, such as a frozen backbone.
         accumulate: micro-batches per step.
         shapes: in how many different shapes batches come; one program is compiled for each.
-        ema_decay: decay of a moving average of the parameters; None for none.
+        ema_decay: decay of a moving average of parameters and statistics; None for none.
         checkpointing: where and how often to save; None: a killed run starts again from 0.
         evaluate: state -> metrics, at the end and every `eval_every` steps. It must not donate the state.
         eval_every: see `evaluate`; None: only at the end.

@@ -27,7 +27,7 @@ class TrainState:
         params: what is trained, plain nested dicts of float arrays.
         stats: batch statistics (`nnx.BatchStat`), plain nested dicts; {} for a model without.
         opt_state: the optimizer's.
-        ema: exponential moving average of `params`, of the same structure, or None.
+        ema: {"params", "stats"}: exponential moving averages of both, of the same structures; or None.
     """
 
     step: jax.Array
@@ -38,14 +38,17 @@ class TrainState:
     ema: Any = None
 
     @property
-    def averaged_params(self) -> Any:
-        """The parameters to evaluate: the moving average where there is one."""
-        return self.params if self.ema is None else self.ema
+    def averaged(self) -> dict[str, Any]:
+        """ "params" and "stats" to evaluate: the moving averages where there are some.
+
+        Statistics are averaged too, as in timm: those of the last steps belong to other parameters than the average.
+        """
+        return {"params": self.params, "stats": self.stats} if self.ema is None else self.ema
 
 
 def _new_state(params: Any, stats: Any, key: jax.Array, *, tx: optax.GradientTransformation, ema: bool) -> TrainState:
     # The average starts as a copy: a state that holds one buffer twice cannot be donated.
-    average = jax.tree.map(jnp.copy, params) if ema else None
+    average = jax.tree.map(jnp.copy, {"params": params, "stats": stats}) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), key, params, stats, tx.init(params), average)
 
 
@@ -70,7 +73,7 @@ def create_state(
         key: PRNG key of the run.
         tx: the optimizer.
         mesh: as of `make_mesh`.
-        ema: whether to keep a moving average of the parameters.
+        ema: whether to keep moving averages of parameters and statistics.
     """
     new = functools.partial(_new_state, tx=tx, ema=ema)
     shardings = state_shardings(jax.eval_shape(new, params, stats, key), mesh)

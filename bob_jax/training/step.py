@@ -1,5 +1,6 @@
 """One training step: gradient of a masked sum, summed over micro-batches, divided once, applied, averaged."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,8 +54,8 @@ def make_train_step(
         shardings: a `TrainState` of shardings, as of `state_shardings`; the new state keeps them.
         accumulate: micro-batches per step. Micro-batch i is made of the rows i, i + accumulate, ... so that no row has
             to leave its device; the batch size must be a multiple of accumulate x devices.
-        ema_decay: decay of the moving average in `state.ema`, which must be there: ema = decay * ema + (1 - decay) *
-            params after each update, as in timm's ModelEmaV2.
+        ema_decay: decay of the moving averages in `state.ema`, which must be there: ema = decay * ema + (1 - decay) *
+            (params, stats) after each update, as in timm's ModelEmaV2.
 
     Returns:
         `jax.jit` of the step. Its second output holds the sums "loss" and "weight" and those of `Aux.metrics`.
@@ -69,11 +70,16 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:
-            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+            ema = jax.tree.map(functools.partial(_average, decay=ema_decay), ema, {"params": params, "stats": stats})
         return TrainState(state.step + 1, state.key, params, stats, opt_state, ema), sums
 
     mesh = shardings.step.mesh
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+
+
+def _average(old: jax.Array, new: jax.Array, decay: float) -> jax.Array:
+    """One step of a moving average, in which what stays as it is stays to the bit; counters are not averaged."""
+    return old + (1 - decay) * (new - old) if jnp.issubdtype(new.dtype, jnp.floating) else new
 
 
 def _gradients(

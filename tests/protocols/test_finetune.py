@@ -15,6 +15,7 @@ from bob_jax.backbones.card import HALF, Card, Preprocessing
 from bob_jax.backbones.vit import ViT
 from bob_jax.data.arrays import ArraySource
 from bob_jax.data.base import Dataset
+from bob_jax.protocols import finetune
 from bob_jax.protocols.base import Competitor, Context
 from bob_jax.protocols.finetune import Finetune, _Trainer
 from bob_jax.training.loop import fit
@@ -177,3 +178,50 @@ def test_every_layer_gets_its_own_rate(problem, tmp_path):
     for layer, name in enumerate(["patch_embed.proj.kernel", *(f"blocks.{i}.mlp.fc1.kernel" for i in range(3))]):
         depth = module.num_layers - layer
         assert rate[f"backbone.{name}"] == pytest.approx(RATE * 0.5**depth, rel=1e-5)
+
+
+def test_a_rate_that_leads_nowhere_leaves_the_others_of_the_grid(problem, tmp_path):
+    # Validation is scored after every step, when the loss has not yet seen what the step did.
+    model, images, labels = problem
+    module = filled(lambda: ViT(**ARCHITECTURE, rngs=nnx.Rngs(0)), model)
+    protocol = dataclasses.replace(PROTOCOL, learning_rates=(RATE, 1e30), max_steps=3, evaluations=3)
+    data = dataset(images[:32], labels[:32])
+    result = protocol.run(Competitor(card(), module, "0" * 64), data, Context(make_mesh(), tmp_path, num_workers=0))
+    assert result.chosen == 0 and result.grid[0]["validation"] is not None
+    assert result.grid[1]["validation"] is None
+
+
+def test_images_that_cannot_be_decoded_are_mixed_into_nothing(problem, tmp_path):
+    model, images, labels = problem
+    module = filled(lambda: ViT(**ARCHITECTURE, rngs=nnx.Rngs(0)), model)
+    protocol = dataclasses.replace(PROTOCOL, mixup=0.8, cutmix=1.0)
+    data, context = dataset(images, labels), Context(make_mesh(), tmp_path)
+    trainer = _Trainer(protocol, Competitor(card(), module, "0" * 64), data, context)
+    loss = jax.jit(trainer._loss())
+
+    def of(blank: int, key: int):
+        batch = {"image": images[:BATCH].copy(), "label": labels[:BATCH].copy(), "mask": np.arange(BATCH) != 3}
+        batch["image"][3], batch["label"][3] = blank, blank % CLASSES
+        total, aux = loss(trainer.params, None, trainer.stats, batch, jax.random.key(key))
+        return float(total), float(aux.weight)
+
+    for key in range(4):  # mixup and cutmix
+        assert of(0, key) == of(254, key)
+        assert of(0, key)[1] == BATCH - 2  # without itself, and without the image that it was mixed into
+
+
+@pytest.mark.parametrize(("steps", "asked", "expected"), [(14, 5, [3, 6, 9, 12, 14]), (3, 5, [1, 2, 3]), (4, 1, [4])])
+def test_validation_is_scored_no_more_often_than_asked(problem, tmp_path, monkeypatch, steps, asked, expected):
+    model, images, labels = problem
+    module = filled(lambda: ViT(**ARCHITECTURE, rngs=nnx.Rngs(0)), model)
+    protocol = dataclasses.replace(PROTOCOL, max_steps=steps, min_steps=steps, evaluations=asked)
+    context = Context(make_mesh(), tmp_path, num_workers=0)
+    trainer = _Trainer(protocol, Competitor(card(), module, "0" * 64), dataset(images[:32], labels[:32]), context)
+    seen = []
+    monkeypatch.setattr(
+        finetune, "fit", lambda *_, total_steps, eval_every, **__: seen.append((total_steps, eval_every))
+    )
+    with pytest.raises(AttributeError):  # there is no result
+        trainer.train(0, RATE, DECAY)
+    [(total, every)] = seen
+    assert [step for step in range(1, total + 1) if step % every == 0 or step == total] == expected

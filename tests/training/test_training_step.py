@@ -91,14 +91,19 @@ def _folded(key, folds):
     return key
 
 
-def test_average_follows_the_parameters():
+def test_average_follows_parameters_and_statistics():
     mesh = make_mesh()
-    state, step = start(mesh, optax.sgd(0.1), ema_decay=0.9)
-    expected = flat(state.params)
+    state, step = start(mesh, optax.sgd(0.1), loss=loss_fn, ema_decay=0.9)
+    begun = flat(state.stats)
+    expected = flat({"params": state.params, "stats": state.stats})
     for number in range(5):
         state, _ = step(state, place(FROZEN, mesh), put_batch(make_batch(number), mesh))
-        expected = {name: 0.9 * expected[name] + 0.1 * value for name, value in flat(state.params).items()}
-    for name, value in flat(state.averaged_params).items():
+        now = flat({"params": state.params, "stats": state.stats})
+        expected = {name: 0.9 * expected[name] + 0.1 * value for name, value in now.items()}
+    averaged = flat(state.averaged)
+    assert averaged.keys() == expected.keys()
+    assert any((value != averaged[f"stats.{name}"]).any() for name, value in begun.items())
+    for name, value in averaged.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-7, err_msg=name)
 
 
@@ -164,5 +169,5 @@ def test_wrong_batch_sizes_are_one_clear_line():
 def test_state_is_a_plain_tree():
     state = create_state(*new_state(), jax.random.key(0), make_tx(5), make_mesh())
     assert isinstance(state, TrainState)
-    assert state.ema is None and state.averaged_params is state.params
+    assert state.ema is None and state.averaged["params"] is state.params
     assert int(state.step) == 0
