@@ -129,15 +129,25 @@ def load(
 
 def _split_folders(root: Path) -> dict[str, str]:
     """Folder of each official split, train first; nothing when the folders are classes."""
+    there = {name.lower(): name for name in class_names(root)}  # Train, TEST: nobody has classes of these names alone
     found = {
-        split: next((name for name in names if (root / name).is_dir()), None) for split, names in SPLIT_FOLDERS.items()
+        split: next((there[name] for name in names if name in there), None) for split, names in SPLIT_FOLDERS.items()
     }
     if found["train"] is None:
+        if {name for name in found.values() if name} == set(there.values()):
+            raise BobError(
+                f"{root} has {' and '.join(sorted(there.values()))} but no train folder: add train/CLASS/*.jpg, or put "
+                "the images of each class into a folder named after it"
+            )
         return {}
     if found["test"] is None:
         found["test"], found["validation"] = found["validation"], None
     if found["test"] is None:
-        raise BobError(f"{root} has train but no validation or test folder: add one, or leave the split folders out")
+        raise BobError(
+            f"{root} has {found['train']} but no validation or test folder: add one, or leave the split folders out; "
+            f"if {found['train']} is a class like the others, put all classes into a folder train, some images of each "
+            "into a folder test"
+        )
     return {split: folder for split, folder in found.items() if folder is not None}
 
 
@@ -182,7 +192,9 @@ def _source(root: Path, folder: str, classes: Sequence[str]) -> FolderSource:
         for path, size in images_below(top, name)
     ]
     source = FolderSource(root, files, classes, depth=1 if folder else 0)
-    if folder in ("", *SPLIT_FOLDERS["train"]) and (bare := set(range(len(classes))) - set(source.labels.tolist())):
+    if folder.lower() in ("", *SPLIT_FOLDERS["train"]) and (
+        bare := set(range(len(classes))) - set(source.labels.tolist())
+    ):
         raise BobError(
             f"no image in {top / classes[min(bare)]}: add some ({', '.join(sorted(EXTENSIONS))}) or remove it"
         )
@@ -190,15 +202,30 @@ def _source(root: Path, folder: str, classes: Sequence[str]) -> FolderSource:
 
 
 def images_below(top: Path, below: str) -> list[tuple[str, int]]:
-    """Path below `top`, with "/", and size of every image in a folder and its folders, sorted."""
+    """Path below `top`, with "/", and size of every image in a folder and its folders, sorted.
+
+    Raises:
+        BobError: a folder that cannot be read, a link to nothing, or one to a folder that it lies in.
+    """
     found = []
-    with os.scandir(top / below) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
+    try:
+        with os.scandir(top / below) as entries:
+            listing = sorted(entries, key=lambda entry: entry.name)
+        for entry in listing:
             path = f"{below}/{entry.name}"
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
+                if entry.is_symlink() and Path(entry.path).resolve() in [
+                    folder := (top / below).resolve(),
+                    *folder.parents,
+                ]:
+                    raise BobError(f"{entry.path} is a link to a folder that it lies in: remove it")
                 found += images_below(top, path)
             elif Path(entry.name).suffix.lower() in EXTENSIONS:
                 found.append((path, entry.stat().st_size))
+    except OSError as error:
+        raise BobError(
+            f"cannot read {error.filename or top / below} ({error.strerror}): repair or remove it"
+        ) from error
     return found
