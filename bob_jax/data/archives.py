@@ -76,6 +76,10 @@ def lay_out(archives: Sequence[Path], read: Callable[[Path], Listing], target: P
             for split, name, image in read(unpacked):
                 place = partial / "done" / split / name.replace("/", "_") / Path(image).name
                 place.parent.mkdir(parents=True, exist_ok=True)
+                if place.exists():
+                    raise BobError(
+                        f"two images of {split} in class {name} are called {place.name}: the second is {image}"
+                    )
                 (unpacked / image).replace(place)
         except FileNotFoundError as error:
             sources = ", ".join(map(str, archives))
