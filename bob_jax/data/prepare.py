@@ -17,6 +17,7 @@ from bob_jax.data.catalog import prepare
 from bob_jax.data.decode import CorruptImage
 from bob_jax.data.duplicates import Twin
 from bob_jax.data.subset import balanced, drawn
+from bob_jax.errors import BobError
 
 __all__ = ["available", "check", "prepare"]
 
