@@ -120,7 +120,7 @@ def _read(card: Card | TextCard, place: Callable[[np.ndarray], Any]) -> tuple[di
             for name, array in arrays:
                 digest.update(name, array)
                 placed[name] = place(array)
-    except (BobError, FileNotFoundError):
+    except (BobError, OSError):
         return None
     return (placed, receipt) if digest.hexdigest() == receipt.weights_sha256 else None
 
@@ -132,7 +132,7 @@ def read_receipt(card: Card | TextCard) -> Receipt | None:
     """
     try:
         return _receipt(formats.read_safetensors_header(path_of(card)), card)
-    except (BobError, FileNotFoundError):
+    except (BobError, OSError):
         return None
 
 
@@ -221,10 +221,19 @@ def save(card: Card | TextCard, arrays: Mapping[str, np.ndarray], receipt: Recei
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
             written = Path(folder) / path.name
             save_file(dict(arrays), written, metadata={"receipt": receipt.to_json()})
+            open_to_others(written)
             written.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BobError(f"cannot write {path} ({reason}): free space, or set BOB_CACHE to another disk") from error
+
+
+def open_to_others(path: Path) -> None:
+    """Gives a file the rights of any new one: safetensors writes for its owner alone, and a cache may be shared."""
+    plain = path.with_name(f"{path.name}.plain")
+    plain.touch()
+    path.chmod(plain.stat().st_mode)
+    plain.unlink()
 
 
 class Digest:

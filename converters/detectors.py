@@ -176,6 +176,7 @@ def save(name: str, path: Path, to: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as folder:
             written = Path(folder) / to.name
             save_file(arrays, written, metadata={"detector": name, "origin": json.dumps(origin)})
+            cache.open_to_others(written)
             written.replace(to)
     except OSError as error:
         raise BobError(f"cannot write {to} ({error.strerror or error}): free space, or choose another place") from error

@@ -19,6 +19,7 @@ from bob_jax.errors import BobError
 WAITS = (1.0, 5.0, 20.0)  # seconds before each new attempt after a broken connection
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60.0  # seconds without a byte
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # of the file; urllib wraps those of the connection
 PASSING_STATUSES = (408, 429, 500, 502, 503, 504)  # worth another attempt
 
 
@@ -44,8 +45,21 @@ def download(url: str, folder: Path, *, sha256: str | None = None) -> Path:
         sha256: full digest or leading hexadecimal digits, checked before the file gets its name.
 
     Raises:
-        BobError: the server refuses or cannot be reached, the disk is full, or the digest is another one.
+        BobError: the server refuses or cannot be reached, the disk is full or may not be written, or the digest is
+            another one.
     """
+    try:
+        return _downloaded(url, folder, sha256)
+    except OSError as error:  # those of the connection are told by `_attempts`
+        raise unwritable(folder, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> BobError:
+    """What to say of a place in the cache that takes no files."""
+    return BobError(f"cannot write {path} ({error.strerror or error}): free space, or set BOB_CACHE to another disk")
+
+
+def _downloaded(url: str, folder: Path, sha256: str | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = target_of(url, folder)
     with FileLock(f"{target}.lock"):
@@ -79,8 +93,8 @@ def _attempts(url: str, part: Path) -> None:
                 raise BobError(f"{url} answers {error.code} {error.reason}: is the address right?") from error
             reason = f"{error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise BobError(f"no space left for {part}: free some, or set BOB_CACHE to another disk") from error
+            if isinstance(error, OSError) and error.errno in DISK:
+                raise unwritable(part, error) from error
             reason = str(error) or type(error).__name__
         if wait is not None:
             time.sleep(wait)

@@ -44,6 +44,7 @@ def export(card: Card, to: Path, weights: Path | None = None) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as folder:
             written = Path(folder) / to.name
             _write(written, exported, card)
+            cache.open_to_others(written)
             written.replace(to)
     except OSError as error:
         raise BobError(f"cannot write {to} ({error.strerror or error}): free space, or choose another place") from error

@@ -142,7 +142,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         # Opened here: numpy leaves the file open when it is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+    except ValueError as error:  # no archive, or pickles in it: numpy goes on to explain how to load those unsafely
+        raise _damaged(path, ValueError("no .npz archive of plain arrays")) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise _damaged(path, error) from error
 
 

@@ -107,8 +107,8 @@ def convert(arrays: Mapping[str, np.ndarray], table: Table, shapes: Shapes, *, w
         what: the checkpoint, for messages.
 
     Raises:
-        BobError: a name is matched by no rule or by several, a parameter is missing, filled twice or of another shape;
-            one error lists them all.
+        BobError: a name is matched by no rule or by several, a parameter is missing, filled twice, of another shape or
+            not finite; one error lists them all.
     """
     problems: dict[str, list[str]] = defaultdict(list)
     parts: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
@@ -228,6 +228,8 @@ def _join(
             value = np.concatenate(ordered, axis=-1) if joined else ordered[0]
             if value.shape != shape:
                 problems[f"of shape {value.shape} where the architecture has {shape}"].append(target)
+            elif not np.isfinite(value).all():
+                problems["not finite (damaged, or from a training that diverged)"].append(target)
             converted[target] = np.asarray(value, np.float32, order="C")
     return converted
 

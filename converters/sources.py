@@ -19,7 +19,7 @@ from bob_jax.backbones import card
 from bob_jax.backbones.card import WeightSource
 from bob_jax.cache import cache_dir
 from bob_jax.errors import BobError
-from converters.download import download, sha256_of, target_of
+from converters.download import download, sha256_of, target_of, unwritable
 
 LOCAL = "file://"
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -235,8 +235,13 @@ def _read_pin(source: WeightSource) -> Pin | None:
 
 def _write_pin(source: WeightSource, fetched: Fetched) -> None:
     path = pin_path(source)
-    path.parent.mkdir(parents=True, exist_ok=True)
     pin = Pin(address(source), fetched.sha256, fetched.commit, datetime.now(UTC).date().isoformat())
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(json.dumps(dataclasses.asdict(pin), indent=1) + "\n")
-    Path(file.name).replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder of its own: a temporary file would be for its owner alone, and others may share the cache.
+        with tempfile.TemporaryDirectory(prefix=".pin-", dir=path.parent) as folder:
+            written = Path(folder) / path.name
+            written.write_text(json.dumps(dataclasses.asdict(pin), indent=1) + "\n")
+            written.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error

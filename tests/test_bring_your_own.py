@@ -172,6 +172,8 @@ def test_what_breaks_the_contract_is_told_and_not_added(home, capsys, name):
         (("tiny.py:airy",), "uses the operator aten::special_airy_ai, which torchax has not in JAX"),
         (("tiny.py:branching",), "does not run through torchax on images"),
         (("broken.py:build",), "broken.py cannot be imported: ZeroDivisionError: division by zero"),
+        (("exits.py:build",), "exits.py cannot be imported: SystemExit: 0"),
+        (("late.py:build",), "late.py:build raises SystemExit: 0"),
         (("timm:regnetz_999.x",), "unknown timm model 'regnetz_999'"),
         (("timm:regnety_016",), "must say which weights"),
         (("net.py:build", "--name", "vit_b16_clip"), "the name 'vit_b16_clip' is taken"),
@@ -185,6 +187,8 @@ def test_what_breaks_the_contract_is_told_and_not_added(home, capsys, name):
 )
 def test_a_mistake_is_one_line_and_nothing_is_added(home, capsys, arguments, words):
     (home / "broken.py").write_text("1 / 0\n")
+    (home / "exits.py").write_text("raise SystemExit(0)\n")
+    (home / "late.py").write_text("def build():\n    raise SystemExit(0)\n")
     save_file({"head.weight": np.ones((3, 3), np.float32)}, home / "other.safetensors")
     assert bob("add", *arguments, "--input-size", "32") == 2
     captured = capsys.readouterr()

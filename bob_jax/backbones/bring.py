@@ -139,8 +139,9 @@ def _write(change: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             cards = {name: dataclasses.asdict(card) for name, card in change(own.cards()).items()}
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as partial:
-                partial.write(json.dumps(cards, indent=1) + "\n")
-            Path(partial.name).replace(path)
+            with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+                written = Path(folder) / path.name
+                written.write_text(json.dumps(cards, indent=1) + "\n", encoding="utf-8")
+                written.replace(path)
     except OSError as error:
         raise BobError(f"cannot write {path} ({error.strerror}): free space, or set BOB_CACHE elsewhere") from error

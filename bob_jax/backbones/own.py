@@ -118,7 +118,7 @@ def call(source: str, sha256: str = "", **offered: Any) -> Any:
         return chosen(**{name: value for name, value in offered.items() if name in known})
     except BobError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's own exit must not end this program without a word
         raise BobError(f"{source} raises {_words(error)}") from error
 
 
@@ -174,7 +174,7 @@ def _imported(path: Path, sha256: str) -> Any:
     sys.path.insert(0, str(path.parent))  # what lies beside the file can be imported from it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise BobError(f"{path} cannot be imported: {_words(error)}") from error
     finally:

@@ -198,6 +198,30 @@ def is_module(thing: object) -> bool:
     return torch is not None and isinstance(thing, torch.nn.Module)
 
 
+def has_linear_classifier(origin: Origin, name: str) -> bool:
+    """Whether the classifier of a timm model is one linear layer on its descriptor.
+
+    LeViT for instance has a batch norm between the two: its linear layer alone gives other class scores.
+
+    Args:
+        origin: the model.
+        name: of its classifier.
+    """
+    torch = import_library("torch")
+    with torch.device("meta"), torch.no_grad():
+        model = make_timm(origin, num_classes=2).eval()
+        layer = model.get_submodule(name)
+        found = model.forward_features(torch.zeros(2, 3, origin.input_size, origin.input_size))
+        called: set[Any] = set()
+        for module in model.modules():
+            if next(module.parameters(recurse=False), None) is not None:
+                module.register_forward_hook(lambda module, *_: called.add(module))
+        model.forward_head(found, pre_logits=True)
+        before = set(called)
+        model.forward_head(found)
+    return isinstance(layer, torch.nn.Linear) and called - before == {layer}
+
+
 def evaluate(
     origin: Origin, arrays: Mapping[str, np.ndarray], images: np.ndarray
 ) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -76,6 +76,10 @@ def lay_out(archives: Sequence[Path], read: Callable[[Path], Listing], target: P
             for split, name, image in read(unpacked):
                 place = partial / "done" / split / name.replace("/", "_") / Path(image).name
                 place.parent.mkdir(parents=True, exist_ok=True)
+                if place.exists():
+                    raise BobError(
+                        f"two images of {split} in class {name} are called {place.name}: the second is {image}"
+                    )
                 (unpacked / image).replace(place)
         except FileNotFoundError as error:
             sources = ", ".join(map(str, archives))
@@ -126,10 +130,10 @@ def download(url: str, path: Path, md5: str | None = None) -> Path:
     """
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     digest = hashlib.md5(usedforsecurity=False)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as file:
             expected = response.headers.get("Content-Length")
             while block := response.read(BLOCK):
@@ -143,7 +147,8 @@ def download(url: str, path: Path, md5: str | None = None) -> Path:
     except (OSError, http.client.HTTPException) as error:  # the address, the connection, or the disk
         raise BobError(f"cannot fetch {url}: {error}; fetch it by other means and put it at {path}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder itself cannot be made there is nothing to remove
+            partial.unlink(missing_ok=True)
     return path
 
 

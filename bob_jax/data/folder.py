@@ -150,11 +150,20 @@ def _official(root: Path) -> dict[str, str]:
     """Folder of each official split, train first; nothing when the folders are classes."""
     found = split_folders(root)
     if "train" not in found:
+        if found and set(found.values()) == set(class_names(root)):
+            raise BobError(
+                f"{root} has {' and '.join(sorted(found.values()))} but no train folder: add train/CLASS/*.jpg, or put "
+                "the images of each class into a folder named after it"
+            )
         return {}
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     if "test" not in found:
-        raise BobError(f"{root} has train but no validation or test folder: add one, or leave the split folders out")
+        raise BobError(
+            f"{root} has {found['train']} but no validation or test folder: add one, or leave the split folders out; "
+            f"if {found['train']} is a class like the others, put all classes into a folder train, some images of each "
+            "into a folder test"
+        )
     return found
 
 

@@ -17,6 +17,7 @@ from bob_jax.data.catalog import prepare
 from bob_jax.data.decode import CorruptImage
 from bob_jax.data.duplicates import Twin
 from bob_jax.data.subset import balanced, drawn
+from bob_jax.errors import BobError
 
 __all__ = ["available", "check", "prepare"]
 
@@ -92,12 +93,13 @@ def check(name: str, root: Path | None = None, sample: int | None = None) -> Rep
         name: in the catalogue, or `folder:PATH`, `coco:PATH`.
         root: where data sets are kept.
         sample: decodes at most so many images of each split, class-balanced or, with objects, by hash; all when None.
-            Duplicates are only found
-            among decoded images.
+            Duplicates are only found among decoded images.
 
     Raises:
-        BobError: the data set is not there.
+        BobError: the data set is not there, or a sample of nothing.
     """
+    if sample is not None and sample < 1:
+        raise BobError(f"a sample of {sample} images would check nothing: give at least 1, or none for all images")
     dataset = catalog.load(name, root=root)
     card = catalog.CARDS.get(name)
     reports: dict[str, SplitReport] = {}

@@ -31,6 +31,7 @@ from torch_reference import import_timm
 
 from bob_jax.backbones import parameters, torch_program, zoo
 from bob_jax.backbones.bridge import Bridge
+from bob_jax.backbones.cards import any_timm
 from bob_jax.backbones.torch_program import Origin
 from bob_jax.errors import BobError
 from bob_jax.training import mesh as meshes
@@ -395,6 +396,53 @@ def test_the_card_says_what_timm_says():
         assert getattr(card, field) == getattr(named, field), field
     assert (card.data, card.feature_dim, round(card.parameters, 1)) == ("ImageNet-1k", 440, 3.9)
     assert not zoo.card("timm:hiera_tiny_224.mae").commercial
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "data"),
+    [
+        ("vit_huge_patch14_gap_224.in1k_ijepa", "ijepa", "ImageNet-1k"),
+        ("vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", "clip", "LAION-2B, then ImageNet-12k, then ImageNet-1k"),
+        ("vit_huge_patch14_clip_224.dfn5b", "clip", "DFN-5B"),
+        ("resnet50_clip.cc12m", "clip", "CC12M"),
+        ("resnet18.fb_swsl_ig1b_ft_in1k", "weakly supervised", "Instagram-1B, then ImageNet-1k"),
+        ("vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", "eupe", "LVD-1689M"),
+        ("vit_base_patch14_reg1_tipsv2.webli", "tipsv2", "WebLI"),
+        ("regnety_320.seer_ft_in1k", "seer", "as timm's tag seer_ft_in1k says"),
+        ("vit_base_patch16_224.augreg_in21k_ft_in1k", "supervised", "ImageNet-21k, then ImageNet-1k"),
+    ],
+)
+def test_method_and_data_follow_from_timms_names(name, method, data):
+    assert any_timm._method(name) == method
+    assert any_timm._data(name.partition(".")[2]) == data
+
+
+def test_methods_of_timm_names_are_those_of_the_zoos_cards():
+    for card in zoo.CARDS.values():
+        if card.source and card.source.hub and card.source.hub.startswith("timm/"):
+            assert any_timm._method(card.source.hub.removeprefix("timm/")) == card.method.removesuffix("+supervised")
+
+
+def test_weights_that_timm_warns_of_say_so():
+    assert "QuickGELU" in zoo.card("timm:vit_base_patch32_clip_224.openai").notes
+    assert "QuickGELU" not in zoo.card("timm:vit_base_patch32_clip_quickgelu_224.openai").notes
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "linear"),
+    [("levit_256d", "head.linear", False), ("dla46_c", "fc", False), ("mobilenetv3_small_050", "classifier", True)],
+)  # fmt: skip
+def test_a_classifier_behind_another_layer_than_the_descriptor_is_none(model, name, linear):
+    origin = Origin(f"timm:{model}", 224)
+    assert torch_program.has_linear_classifier(origin, name) == linear
+    with torch.no_grad():  # the same by its scores
+        whole = torch_program.make_timm(origin, num_classes=5).eval()
+        for tensor in (*whole.parameters(), *(x for x in whole.buffers() if x.is_floating_point())):
+            tensor.abs_().add_(0.1) if tensor.ndim == 1 else None
+        found = whole.forward_features(torch.ones(1, 3, 224, 224))
+        layer, pooled = whole.get_submodule(name), whole.forward_head(found, pre_logits=True)
+        scores = pooled @ layer.weight.reshape(5, -1).T + layer.bias
+        assert torch.allclose(scores, whole.forward_head(found), rtol=1e-4) == (linear or model == "dla46_c")
 
 
 def test_named_cards_are_prepared_as_timm_says():

@@ -273,3 +273,10 @@ def test_processes_that_load_at_once_all_get_the_same_whole_weights(hub, tmp_pat
         process.join()
     assert digests == {cache.digest(load_file(cache.path_of(CARD)))}
     assert {path.name for path in cache.path_of(CARD).parent.iterdir()} == {"tiny.safetensors", "pins"}
+
+
+def test_what_is_written_is_readable_for_whoever_shares_the_cache(hub, tmp_path):
+    zoo.load("tiny")
+    (tmp_path / "plain").touch()
+    assert cache.path_of(CARD).stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert [path.name for path in cache.path_of(CARD).parent.glob("tiny*")] == ["tiny.safetensors"]

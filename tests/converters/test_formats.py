@@ -107,7 +107,7 @@ def test_plain_pickles_with_code_are_refused(tmp_path):
 
 def test_objects_in_npz_are_refused(tmp_path):
     np.savez(tmp_path / "weights.npz", x=np.array([Dangerous(tmp_path / "ran")], dtype=object))
-    with pytest.raises(BobError, match="allow_pickle"):
+    with pytest.raises(BobError, match=r"no \.npz archive of plain arrays"):
         formats.read(tmp_path / "weights.npz")
     assert not (tmp_path / "ran").exists()
 

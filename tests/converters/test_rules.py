@@ -57,6 +57,8 @@ def test_parts_are_joined_by_their_index_not_by_their_order():
         ({"block0.bias": None}, r"missing in the checkpoint: block0\.bias"),
         ({"k": None}, "missing a part in the checkpoint: qk"),
         ({"k": np.zeros((2, 1))}, "of parts that do not fit together: qk"),
+        ({"block0.bias": np.array([1, np.nan])}, r"not finite .*: block0\.bias"),
+        ({"block0.bias": np.array([1, np.inf], np.float16)}, r"not finite .*: block0\.bias"),
         ({"block0.bias": np.zeros(3)}, r"of shape \(3,\) where the architecture has \(2,\): block0\.bias"),
     ],
 )

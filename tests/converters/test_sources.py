@@ -314,6 +314,22 @@ def test_full_disk_is_one_line_and_not_tried_again(hub, monkeypatch):
         raise OSError(download.errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(download, "_copy", full)
-    with pytest.raises(BobError, match=r"no space left for .* BOB_CACHE"):
+    with pytest.raises(BobError, match=r"cannot write .*\.part \(No space left on device\).* BOB_CACHE"):
         sources.fetch(WeightSource(url=url_of(hub)))
     assert len(attempts) == 1
+
+
+@pytest.mark.parametrize("kind", ["url", "hub"])
+def test_a_cache_that_takes_no_files_is_one_line(hub, monkeypatch, tmp_path, kind):
+    (tmp_path / "file").write_text("a file where the cache should be")
+    monkeypatch.setenv("BOB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BobError, match=r"cannot write .* set BOB_CACHE"):
+        sources.fetch(ON_HUB if kind == "hub" else WeightSource(url=url_of(hub)))
+
+
+def test_a_pin_is_readable_for_whoever_shares_the_cache(hub):
+    sources.fetch(ON_HUB)
+    plain = hub.folder / "plain"
+    plain.write_text("")
+    assert sources.pin_path(ON_HUB).stat().st_mode == plain.stat().st_mode
+    assert [path.name for path in sources.pin_path(ON_HUB).parent.iterdir()] == [sources.pin_path(ON_HUB).name]

@@ -156,6 +156,29 @@ def test_a_damaged_archive_is_one_line(tmp_path, aircraft, monkeypatch):
         catalog.prepare("aircraft", tmp_path / "root")
 
 
+def test_two_images_of_one_name_in_a_class_are_told_and_not_lost(tmp_path):
+    write_classes(tmp_path / "set", {"left": 1, "right": 1})  # left/0.png, right/0.png
+    with pytest.raises(BobError, match=r"two images of train in class fish are called 0\.png: .*set/right/0\.png"):
+        archives.lay_out(
+            [tmp_path / "set"],
+            lambda root: [("train", "fish", f"set/{side}/0.png") for side in ("left", "right")],
+            tmp_path / "made",
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"set"}
+
+
+def test_a_place_that_takes_no_files_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BobError, match=r"cannot fetch .*x\.tgz.* put it at"):
+        archives.download((tmp_path / "x.tgz").as_uri(), tmp_path / "file" / "downloads" / "x.tgz")
+
+
+@pytest.mark.parametrize("sample", [0, -3])
+def test_a_sample_of_nothing_is_no_check(sample):
+    with pytest.raises(BobError, match="would check nothing"):
+        prepare.check("digits", sample=sample)
+
+
 def test_another_digest_is_refused(tmp_path, aircraft, monkeypatch):
     published(monkeypatch, "aircraft", tar(aircraft, tmp_path / "served" / "a.tar.gz"), md5="0" * 32)
     with pytest.raises(BobError, match=r"not 0{32}"):

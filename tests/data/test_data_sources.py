@@ -271,3 +271,29 @@ def test_train_alone_is_an_error(tmp_path):
     write_classes(tmp_path / "train", {"a": 4, "b": 4})
     with pytest.raises(BobError, match="no validation or test folder"):
         folder.load(tmp_path)
+
+
+def test_split_folders_are_known_in_capitals(tmp_path):
+    write_classes(tmp_path / "Train", {"a": 10, "b": 10})
+    write_classes(tmp_path / "TEST", {"a": 2, "b": 2})
+    dataset = folder.load(tmp_path)
+    assert dataset.classes == ("a", "b")
+    assert [len(source) for source in dataset.splits.values()] == [16, 4, 4]
+
+
+def test_a_class_may_be_called_as_a_split(tmp_path):
+    write_classes(tmp_path, {"test": 5, "other": 5})
+    assert folder.load(tmp_path).classes == ("other", "test")
+
+
+def test_split_folders_without_train_are_no_classes(tmp_path):
+    write_classes(tmp_path / "val", {"a": 5, "b": 5})
+    write_classes(tmp_path / "test", {"a": 5, "b": 5})
+    with pytest.raises(BobError, match="has test and val but no train folder"):
+        folder.load(tmp_path)
+
+
+def test_a_class_called_train_is_told_apart(tmp_path):
+    write_classes(tmp_path, {"train": 5, "bus": 5})
+    with pytest.raises(BobError, match="if train is a class like the others, put all classes into"):
+        folder.load(tmp_path)

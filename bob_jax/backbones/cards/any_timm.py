@@ -1,6 +1,7 @@
 """The card of any timm model, made from timm's own: `timm:regnety_016.tv2_in1k`, or `timm:regnety_016.random`."""
 
 import functools
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,19 +15,64 @@ from bob_jax.errors import BobError, unknown_name
 
 RANDOM = "random"  # the tag that stands for fresh weights
 COMMERCIAL = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc-by-4.0")
-# What a word of timm's tags says of the pretraining; the last of them that a tag has is the method.
+# What the beginning of a word in timm's `MODEL.TAG` says of the pretraining; the last one here that is found counts.
 METHODS = {
-    "supervised": r"in1k|in12k|in21k|in22k",
-    "mae": "mae|fcmae",
-    "dino": "dino",
+    "supervised": r"in1k|in12k|in21k|in22k|inw21k",
+    "semi-supervised": "ssl_yfcc100m",
+    "weakly supervised": r"swsl_ig1b|wsl_ig1b",
+    "noisy student": "ns_jft",
+    "ijepa": r"in1k_ijepa|in22k_ijepa",
+    "seer": "seer",
+    "beit": "beit_",
+    "beitv2": "beitv2",
+    "mae": "mae",
+    "fcmae": "fcmae",
+    "dino": r"dino$|fb_dino",
     "dinov2": "lvd142m",
     "dinov3": "lvd1689m|sat493m",
-    "mim": "mim",
+    "eupe": "eupe",
+    "eva": "eva_",
+    "eva02": "mim",
     "swag": "swag",
-    "clip": r"clip|openai|laion2b|laion400m|laiona|datacompxl|dfn2b|metaclip|merged2b",
+    "sam": "sa1b",
+    "aimv2": "aimv2",
+    "clip": r"clip|mclip|tinyclip|openai|laion|datacomp|dfn|metaclip|merged2b",
     "siglip": "webli",
+    "siglip2": "v2_webli",
+    "tipsv2": "tipsv2|reg1_tipsv2",
+    "pe": "pe_(core|lang|spatial)",
 }
-DATA = {"in1k": "ImageNet-1k", "in12k": "ImageNet-12k", "in21k": "ImageNet-21k", "in22k": "ImageNet-22k"}
+DATA = {
+    "dino": "ImageNet-1k",
+    "mae": "ImageNet-1k",
+    "fcmae": "ImageNet-1k",
+    "in1k": "ImageNet-1k",
+    "in12k": "ImageNet-12k",
+    "in21k": "ImageNet-21k",
+    "in22k": "ImageNet-22k",
+    "yfcc100m": "YFCC100M",
+    "yfcc15m": "YFCC15M",
+    "cc12m": "CC12M",
+    "ig1b": "Instagram-1B",
+    "swag": "Instagram-3.6B",
+    "jft": "unlabelled JFT-300M",
+    "laion400m": "LAION-400M",
+    "laion2b": "LAION-2B",
+    "laiona": "LAION-Aesthetic",
+    "openai": "OpenAI, 400 M pairs",
+    "datacompxl": "DataComp-1B",
+    "datacomp1b": "DataComp-1B",
+    "dfn2b": "DFN-2B",
+    "dfn5b": "DFN-5B",
+    "merged2b": "Merged-2B",
+    "m30m": "Merged-30M",
+    "m38m": "Merged-38M",
+    "lvd142m": "LVD-142M",
+    "lvd1689m": "LVD-1689M",
+    "sat493m": "SAT-493M",
+    "webli": "WebLI",
+    "sa1b": "SA-1B",
+}
 
 
 @functools.cache
@@ -67,7 +113,7 @@ def changed_card_of(name: str, changes: Mapping[str, Any]) -> Card:
         architecture="timm",
         arguments={"source": source, "input_size": preprocessing.input_size},
         table=None if fresh else "timm",
-        method=RANDOM if fresh else _method(tag),
+        method=RANDOM if fresh else _method(f"{model}.{tag}"),
         data="none" if fresh else _data(tag),
         source=None if fresh else _weights(settings, model, tag),
         licence="none: no weights" if fresh else licence,
@@ -76,12 +122,13 @@ def changed_card_of(name: str, changes: Mapping[str, Any]) -> Card:
         parameters=round(torch_program.size(facts) / 1e6, 3),
         feature_dim=facts.feature_dim,
         pooling="timm's",
-        notes=""
-        if facts.strides
-        else "No feature maps: it can be probed and fine-tuned, and not put under a detector.",
+        notes=_notes(settings, facts, warned=not fresh and "quickgelu" not in model),
         # timm has no other data set of 1000 classes; two classifiers in one file (distillation) are no linear layer.
         classifier=IN1K
-        if not fresh and settings.num_classes == 1000 and isinstance(settings.classifier, str)
+        if not fresh
+        and settings.num_classes == 1000
+        and isinstance(settings.classifier, str)
+        and torch_program.has_linear_classifier(Origin(source, preprocessing.input_size), settings.classifier)
         else None,
     )
 
@@ -123,12 +170,25 @@ def _weights(settings: Any, model: str, tag: str) -> WeightSource:
     return WeightSource(url=settings.url if isinstance(settings.url, str) else settings.url[0])
 
 
-def _method(tag: str) -> str:
-    found = [method for method, words in METHODS.items() if re.search(rf"(^|_)({words})", tag)]
+def _notes(settings: Any, facts: torch_program.Facts, *, warned: bool) -> str:
+    """What timm warns of (weights that were trained with QuickGELU; it says so of the model that has it, too), and what
+    is lacking.
+    """
+    notes = [f"timm: {note}." for note in settings.notes or ()] if warned else []
+    if not facts.strides:
+        notes.append("No feature maps: it can be probed and fine-tuned, and not put under a detector.")
+    return " ".join(notes)
+
+
+def _method(name: str) -> str:
+    found = [method for method, words in METHODS.items() if re.search(rf"(^|[_.])({words})", name)]
     return found[-1] if found else "unknown"
 
 
 def _data(tag: str) -> str:
-    """In the order of training: `in21k_ft_in1k` is ImageNet-21k, then ImageNet-1k."""
-    found = [DATA[word] for word in tag.split("_") if word in DATA]
-    return ", then ".join(found) if found else f"as timm's tag {tag} says"
+    """In the order of training: `in21k_ft_in1k` is ImageNet-21k, then ImageNet-1k.
+
+    Where the data of one step are not known, the others alone would mislead: then only the tag is told.
+    """
+    steps = [dict.fromkeys(DATA[word] for word in step.split("_") if word in DATA) for step in tag.split("_ft_")]
+    return ", then ".join(itertools.chain(*steps)) if all(steps) else f"as timm's tag {tag} says"

@@ -325,7 +325,7 @@ def _siglip() -> list[Card]:
             data="WebLI",
             table="timm_vit_without_pool" if arguments["pooling"] == "mean" else "timm_vit",
             notes="GELU is timm's choice for this size (tanh for B/32 and so400m/16, exact otherwise); the authors' "
-            "code uses tanh everywhere. The authors squash the image to a square; timm's card crops its centre.",
+            "code uses tanh everywhere. The authors squash the image to a square; timm's cards mostly crop it.",
         )
         for name, tag, arguments, size, parameters in rows
     ]
