@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bob_jax.data import masks
 from bob_jax.errors import BobError, unknown_name
 
@@ -27,7 +29,7 @@ class Annotations:
         images: each with id, file_name, height and width in pixels; and neg_category_ids where not every class was
             looked for in every image: those looked for in vain.
         objects: each with id, image_id, category_id and bbox [left, top, width, height]; area, iscrowd and segmentation
-            may be missing.
+            may be missing: the area is then that of the mask, or of the box where there is none.
         categories: each with id and name.
         digest: hash of the content.
     """
@@ -58,6 +60,8 @@ class Annotations:
             for row in rows:
                 if not isinstance(row, dict) or not all(key in row for key in keys):
                     raise BobError(f"{where} has an entry in {part} without {', '.join(keys)}: {json.dumps(row)[:80]}")
+                if part == "images" and not isinstance(row["file_name"], str):
+                    raise BobError(f"{where} says the file of image {row['id']} is {row['file_name']}: want its name")
                 if part == "images" and not all(isinstance(row[side], int) and row[side] > 0 for side in keys[2:]):
                     raise BobError(
                         f"{where} says image {row['id']} has no size: height and width are numbers of pixels"
@@ -114,6 +118,8 @@ class Annotations:
                 left_out[reason] += 1
                 continue
             one["category_id"] = number[one["category_id"]]
+            if one["area"] is None:
+                one["area"] = _area(one, images[one["image_id"]], self.named(one))
             objects.setdefault(one["image_id"], []).append(one)
         return objects, left_out
 
@@ -122,25 +128,27 @@ class Annotations:
         return f"object {one['id']} in {self.where}"
 
     def _checked(self, raw: Any) -> dict[str, Any]:
-        """An annotation with all that is read later; tools leave out iscrowd, area and segmentation."""
+        """An annotation with all that is read later; tools leave out iscrowd, area and segmentation, or write null."""
         try:
             box = [float(value) for value in raw["bbox"]]
-            if len(box) != 4 or not all(map(math.isfinite, box)):
-                raise ValueError("bbox")
+            area = None if raw.get("area") is None else float(raw["area"])
+            if len(box) != 4 or not all(map(math.isfinite, box if area is None else [*box, area])):
+                raise ValueError("bbox or area")
+            hash((raw["image_id"], raw["category_id"]))
             return {
                 "id": raw["id"],
                 "image_id": raw["image_id"],
                 "category_id": raw["category_id"],
                 "bbox": box,
-                "area": float(raw.get("area", box[2] * box[3])),
-                "iscrowd": int(raw.get("iscrowd", 0)),
+                "area": area,
+                "iscrowd": int(raw.get("iscrowd") or 0),
                 "segmentation": raw.get("segmentation"),
             }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             name = raw.get("id", "without id") if isinstance(raw, dict) else repr(raw)[:40]
             raise BobError(
-                f"annotation {name} in {self.where} is damaged: it needs id, image_id, category_id and "
-                "bbox [left, top, width, height] of finite numbers"
+                f"annotation {name} in {self.where} is damaged: it needs id, image_id and category_id (numbers or "
+                "texts), bbox [left, top, width, height] and, if any, area of finite numbers"
             ) from error
 
 
@@ -181,6 +189,20 @@ def parse(content: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(held, dict) or not all(isinstance(held.get(part), list) for part in parts):
         raise BobError(f"{path} is not in COCO's format: it needs the lists {', '.join(parts)}")
     return held
+
+
+def _area(one: Mapping[str, Any], image: Mapping[str, Any], what: str) -> float:
+    """Pixels of an object whose file does not say how many: those of its mask, as COCO counts, or else of its box."""
+    outline = one["segmentation"]
+    if not outline:
+        return float(one["bbox"][2] * one["bbox"][3])
+    if not isinstance(outline, list):
+        return float(masks.decode(outline, what).sum())
+    shape = masks.polygons(outline, what)
+    points = np.concatenate(shape).clip(0, [image["width"], image["height"]])
+    low, high = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
+    x, y = (np.arange(start, end) + 0.5 for start, end in zip(low, high, strict=True))
+    return float(masks.sample(shape, x, y).sum())
 
 
 def _useless(one: Mapping[str, Any], image: Mapping[str, Any], has_masks: bool, what: str) -> str:

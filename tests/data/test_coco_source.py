@@ -107,6 +107,23 @@ def test_boxes_without_masks_are_their_own_shape(tmp_path):
     assert source.truth()["annotations"][0]["area"] == 60
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # its own code
+def test_an_area_that_is_missing_is_the_masks_and_not_the_boxes(tmp_path):
+    """Small, medium and large are by the mask's pixels: a thin diagonal in a large box is a small object."""
+    from pycocotools.coco import COCO
+
+    objects = annotations()
+    objects[0]["segmentation"] = [[10, 5, 30, 20, 28, 24.5], [50, 30, 90, 30, 90, 35, 50, 35], [12, 5, 30, 20, 28, 25]]
+    oracle = COCO(write(tmp_path, objects))
+    expected = {number: int(oracle.annToMask(one).sum()) for number, one in oracle.anns.items()}
+    for one in objects:
+        del one["area"]
+    objects[1]["area"] = objects[1]["iscrowd"] = None  # as some tools write them
+    truth = _source(tmp_path, objects).truth()["annotations"]
+    assert {one["id"]: one["area"] for one in truth} == pytest.approx(expected, abs=2)
+    assert expected[0] < 200 < 20 * 20 and not truth[3]["iscrowd"]
+
+
 def test_truth_is_what_the_metric_reads(tmp_path):
     from bob_jax.metrics.coco import Detections, evaluate
 
@@ -137,7 +154,11 @@ def _pixels(scene, n):
     [
         ({"image_id": 8}, "object 0 in .*json is of image 8, which is not listed"),
         ({"category_id": 2}, "object 0 in .*json is of category 2, which is not listed"),
+        ({"image_id": [8]}, "annotation 0 in .*json is damaged: it needs"),
+        ({"category_id": {}}, "annotation 0 in .*json is damaged: it needs"),
+        ({"area": float("nan")}, "annotation 0 in .*json is damaged: it needs"),
         ({"bbox": [1, 2, 3]}, "annotation 0 in .*json is damaged: it needs"),
+        ({"bbox": [10**400, 2, 3, 4]}, "annotation 0 in .*json is damaged"),
         ({"bbox": [1, 2, 3, float("nan")]}, "annotation 0 in .*json is damaged"),
         ({"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "bad polygon of object 0"),
     ],
@@ -190,6 +211,10 @@ def test_a_corrupt_mask_names_its_object(tmp_path):
         (
             '{"images": [{"id": 1, "file_name": "a", "height": 0, "width": 4}], "annotations": [], "categories": []}',
             "image 1 has no size",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": 7, "height": 3, "width": 4}], "annotations": [], "categories": []}',
+            "the file of image 1 is 7: want its name",
         ),
     ],
 )
