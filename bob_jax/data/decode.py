@@ -5,7 +5,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bob_jax.errors import BobError
 
@@ -17,12 +17,13 @@ class CorruptImage(BobError):  # noqa: N818  # named by what it is about, as Bob
     """An image that cannot be decoded; the message names it."""
 
 
-def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
+def decode_image(encoded: bytes | Path, name: str, *, upright: bool = False) -> np.ndarray:
     """Pixels of an encoded image, as timm and torchvision see them: RGB, alpha dropped, EXIF rotation ignored.
 
     Args:
         encoded: the file's content, or where it is. Any format Pillow reads.
         name: what an error calls the image.
+        upright: turned as EXIF asks, which is how viewers show it and labelling tools store boxes.
 
     Returns:
         [H, W, 3] uint8. Grey images are repeated over the channels; 16 bits keep the upper 8; black and white are 0 and
@@ -33,6 +34,8 @@ def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
     """
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)
             return np.asarray(_to_rgb(image))
     except FAILURES as error:
         reason = " ".join(str(error).replace(repr(encoded), "it").split()) or type(error).__name__

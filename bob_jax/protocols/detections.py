@@ -25,6 +25,7 @@ from bob_jax.data.loader import Loader
 from bob_jax.data.masks import encode
 from bob_jax.detection.mask_targets import paste
 from bob_jax.detection.objects import Found
+from bob_jax.errors import BobError
 from bob_jax.metrics.coco import Detections, merge
 from bob_jax.protocols.base import Context, Cost
 from bob_jax.protocols.inference import flops_per_image, rows_to_host
@@ -78,6 +79,7 @@ def look(
 
     Raises:
         CorruptImage: an image cannot be decoded and `context.skip_corrupt` is not set.
+        BobError: none of them can be decoded.
     """
     loader = Loader(
         source,
@@ -116,6 +118,8 @@ def look(
         index = np.sort(np.concatenate([np.frombuffer(part, np.int64) for part in everyone]))
         uncertain = int(counts.sum())
         merged = merge([_unpacked(part) for part in _exchanged(_packed(merged))], [source.ids[row] for row in index])
+    if not len(index):
+        raise BobError(f"{title}: none of the {len(source)} images can be decoded")
     speed = timed / seconds if seconds else None
     return Looked(
         found=merge([merged], [source.ids[row] for row in index]),

@@ -241,6 +241,19 @@ def test_missing_and_corrupt_files(tmp_path):
         CocoSource(tmp_path / "annotations" / "instances_train2017.json", tmp_path / "train2017")
 
 
+def test_a_picture_labelled_as_it_is_shown_is_turned_as_its_size_says(tmp_path):
+    source = _source(tmp_path)
+    path = tmp_path / "train2017" / "000000000042.png"
+    with Image.open(path) as image:
+        upright = np.asarray(image)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(np.rot90(upright)).save(path, exif=turned)
+    np.testing.assert_array_equal(source[1]["image"], upright)
+    Image.fromarray(upright).save(path, exif=turned)  # labelled as it is stored
+    np.testing.assert_array_equal(source[1]["image"], upright)
+
+
 def test_fingerprints_tell_what_was_chosen(tmp_path):
     same = {_source(tmp_path).fingerprint for _ in range(2)}
     others = {

@@ -34,6 +34,16 @@ def test_grey_is_repeated_and_alpha_dropped():
     np.testing.assert_array_equal(decode_image(encode(Image.fromarray(rgba), "PNG"), "rgba"), pixels)
 
 
+def test_exif_turns_a_picture_only_where_that_is_asked_for():
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
+    encoded = encode(Image.fromarray(picture(0)), "PNG", exif=turned)
+    np.testing.assert_array_equal(decode_image(encoded, "lying"), picture(0))
+    np.testing.assert_array_equal(decode_image(encoded, "upright", upright=True), np.rot90(picture(0), -1))
+    plain = encode(Image.fromarray(picture(0)), "PNG")
+    np.testing.assert_array_equal(decode_image(plain, "plain", upright=True), picture(0))
+
+
 def test_sixteen_bits_keep_the_upper_eight():
     values = (np.arange(600, dtype=np.uint16) * 109).reshape(20, 30)
     decoded = decode_image(encode(Image.fromarray(values), "PNG"), "deep")

@@ -18,6 +18,7 @@ from bob_jax.data import coco, scenes
 from bob_jax.data.base import DetectionDataset
 from bob_jax.data.subset import Subset
 from bob_jax.errors import BobError
+from bob_jax.launch import detect as launch_detect
 from bob_jax.metrics.bootstrap import RESAMPLES, percentiles
 from bob_jax.protocols.base import Competitor, Context
 from bob_jax.protocols.detection import Detection, Diffusion2023, Hierarchical2023, Plain2023, family
@@ -159,12 +160,34 @@ def test_what_detect_is_given_wrongly_is_said_in_one_line(tmp_path, capsys):
         (["a.png", "--run", str(tmp_path)], "no trained detector in"),
         (["a.png", "--run", str(tmp_path / "nowhere")], "no results folder"),
         (["text.png", "--run", str(tmp_path)], "text.png"),
-        (["missing.png", "--run", str(tmp_path)], "missing.png"),
+        (["missing.png", "--run", str(tmp_path)], "no picture"),
+        ([".", "--run", str(tmp_path)], "no picture"),
+        (["a.png", "--threshold", "50"], "a threshold of 50: scores are from 0 to 1"),
+        (["a.png", "--threshold", "nan"], "a threshold of nan"),
+        (["a.png", "--out", str(tmp_path / "drawn.jpg")], "drawn.jpg a name that ends in .png"),
+        (["a.png", "--out", str(tmp_path / "a.png")], "a.png is the picture itself"),
     ):
         assert cli.main(["detect", str(tmp_path / arguments[0]), *arguments[1:]]) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "text.png"]
+
+
+def test_a_picture_is_looked_at_upright(tmp_path, monkeypatch):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera lay on its side
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=turned)
+    seen = []
+
+    def look(pixels, store, record, name):
+        seen.append(pixels.shape)
+        raise BobError("enough")
+
+    monkeypatch.setattr(launch_detect, "_detector_of", lambda run, cell: (None, None))
+    monkeypatch.setattr(launch_detect, "_look", look)
+    with pytest.raises(BobError, match="enough"):
+        launch_detect.detect(tmp_path / "a.jpg", tmp_path, cell=None, threshold=0.5, out=tmp_path / "b.png")
+    assert seen == [(40, 20, 3)]
 
 
 def learn(trainer: Trainer, *, gradient: bool = False):
@@ -248,6 +271,13 @@ def test_where_images_are_shifted_they_rank_and_the_draws_of_every_score_are_kep
     assert result.higher_is_better[result.main_metric] and not result.higher_is_better["gap_mask_ap"]
     for name in ("mask_ap", "shifted_mask_ap"):
         assert result.outputs[f"drawn_{name}"][0] == result.scores[name].value
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_without_objects_is_said_before_anything_is_trained(data, tmp_path, split):
+    empty = Subset(data.splits[split], np.zeros(0, int))
+    with pytest.raises(BobError, match=f"the {split} split of .* holds no object"):
+        trainer(dataclasses.replace(data, splits={**data.splits, split: empty}), tmp_path)
 
 
 def test_every_image_is_looked_at_once_and_boxes_are_in_pixels_of_the_file(data, tmp_path):
