@@ -47,7 +47,8 @@ class Detection(Design, Protocol):
         stem_rate: rate of the backbone's first layer over that of the heads, geometric in the layers between; so
             depth does not change what the stem learns. 1 where the backbone is random.
         batch_size: images a step, over all devices and micro-batches.
-        accumulate: micro-batches a step.
+        accumulate: micro-batches a step. Each divides its losses by what learns in it, so the step is nearly, not
+            exactly, that of one large batch.
         epochs: passes over the training split.
         warmup_steps: with a linearly rising rate.
         schedule: "cosine" to 0, or "steps": a tenth from 27/36 on, a hundredth from 33/36 on.
