@@ -124,7 +124,7 @@ def look(
     return Looked(
         found=merge([merged], [source.ids[row] for row in index]),
         index=index,
-        skipped=tuple(loader.skipped),
+        skipped=tuple(source.ids[row] for row in np.setdiff1d(np.arange(len(source)), index)),  # of every host
         uncertain=uncertain,
         cost=Cost(seconds * jax.device_count() or None, speed, flops),
     )
