@@ -147,7 +147,7 @@ class Trainer:
                 identity={"learning_rate": learning_rate, "cell": folder.parent.name},
             ),
             evaluate=lambda state: self._validate(weights_of(state)),
-            eval_every=max(1, total // protocol.evaluations),
+            eval_every=-(-total // protocol.evaluations),
             journal=folder / "metrics.jsonl",
             description=f"{self.competitor.card.name}: lr {learning_rate:g}",
         )

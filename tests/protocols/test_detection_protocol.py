@@ -20,6 +20,7 @@ from bob_jax.data.subset import Subset
 from bob_jax.errors import BobError
 from bob_jax.launch import detect as launch_detect
 from bob_jax.metrics.bootstrap import RESAMPLES, percentiles
+from bob_jax.protocols import detection_training
 from bob_jax.protocols.base import Competitor, Context
 from bob_jax.protocols.detection import Detection, Diffusion2023, Hierarchical2023, Plain2023, family
 from bob_jax.protocols.detection_training import Trainer
@@ -236,6 +237,15 @@ def test_the_stem_learns_at_its_share_of_the_rate_whatever_the_depth(data, tmp_p
     assert all(0.1 < share < 1 for share in between)
 
 
+@pytest.mark.parametrize("total", [3, 6, 8, 1000])
+def test_validation_is_scored_no_more_often_than_asked(data, tmp_path, monkeypatch, total):
+    made, asked = trainer(data, tmp_path, evaluations=6), {}
+    monkeypatch.setattr(detection_training, "fit", lambda *_, **options: asked.update(options))
+    made._fit(0, 1e-3, made._loader(), total)
+    scored = {step for step in range(1, total + 1) if step % asked["eval_every"] == 0 or step == total}
+    assert min(total, 4) <= len(scored) <= 6
+
+
 def test_data_without_masks_make_a_detector_of_boxes(data, tmp_path):
     made = trainer(dataclasses.replace(data, metric="box_ap"), tmp_path)
     assert made.kinds == ("box",) and not made.detector.heads.mask_heads
@@ -300,6 +310,15 @@ def test_every_image_is_looked_at_once_and_boxes_are_in_pixels_of_the_file(data,
         ({"views": "jiter"}, "jitter"),
         ({"schedule": "step"}, "steps"),
         ({"stem_rate": 0.0}, "stem_rate is 0.0"),
+        ({"evaluations": 0}, "evaluations is 0: it must be at least 1"),
+        ({"clip_norm": -1.0}, "clip_norm is -1.0: it must be at least 0"),
+        ({"learning_rates": (1e-4, 0.0)}, "learning_rates is .*: it must be above 0"),
+        ({"flip": 1.5}, "flip is 1.5: it must be from 0 to 1"),
+        ({"drop_path": 1.0}, "drop_path is 1.0"),
+        ({"scale": (2.0, 0.1)}, "scale is .*: it must be above 0, the smaller one first"),
+        ({"batch_size": 10, "accumulate": 3}, "batch_size is 10: it must be a multiple of accumulate, 3"),
+        ({"proposal_overlap": 7.0}, "from 0 to 1, they are 0.5, 7"),
+        ({"detections": 0}, "detections, box_fcs and anchor_scale must be above 0"),
         ({"stage_weights": (1.0, 0.5)}, "stage_weights"),
         ({"mask_heads": 2}, "2 mask_heads"),
         ({"box_loss": "l7"}, "box_loss 'l7'"),
