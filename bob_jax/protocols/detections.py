@@ -239,7 +239,8 @@ def _packed(found: Detections) -> bytes:
         score=found.score,
         boxes=found.boxes,
         has_masks=np.array(found.masks is not None),
-        counts=np.array([code["counts"] for code in codes], np.str_),
+        # One text: as an array of texts each would take the room of the longest.
+        counts=np.frombuffer("\n".join(code["counts"] for code in codes).encode(), np.uint8),
         sizes=np.array([code["size"] for code in codes], np.int64).reshape(-1, 2),
     )
     return buffer.getvalue()
@@ -248,8 +249,8 @@ def _packed(found: Detections) -> bytes:
 def _unpacked(content: bytes) -> Detections:
     with np.load(io.BytesIO(content), allow_pickle=False) as held:
         codes = [
-            {"size": size, "counts": str(counts)}
-            for size, counts in zip(held["sizes"].tolist(), held["counts"], strict=True)
+            {"size": size, "counts": counts}
+            for size, counts in zip(held["sizes"].tolist(), held["counts"].tobytes().decode().splitlines(), strict=True)
         ]
         return Detections(
             tuple(map(str, held["images"])),

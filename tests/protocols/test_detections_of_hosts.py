@@ -1,6 +1,7 @@
 """A pass over a split by two hosts: both hold all that was found, and know what neither could decode."""
 
 import threading
+import tracemalloc
 
 import jax
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from bob_jax.data.arrays import ArraySource
 from bob_jax.data.decode import CorruptImage
 from bob_jax.data.detection_transforms import Fit, Slots
+from bob_jax.data.masks import encode
 from bob_jax.detection.objects import Found
 from bob_jax.errors import BobError
+from bob_jax.metrics.coco import Detections
 from bob_jax.protocols import detections
 from bob_jax.protocols.base import Context
 from bob_jax.training.mesh import make_mesh
@@ -38,6 +41,32 @@ class Pictures(ArraySource):
             "crowd": nothing.astype(bool),
             "shapes": [],
         }
+
+
+def with_masks(side: int, found: int) -> Detections:
+    """So many masks of noise on pictures of this side, the second of them large and the others one pixel."""
+    noise = np.random.default_rng(0).random((side, side)) < 0.5
+    one = np.zeros((side, side), bool)
+    one[0, 0] = True
+    codes = [encode(noise if number == 1 else one) for number in range(found)]
+    zeros = np.zeros(found, np.int64)
+    return Detections(("a",), zeros, zeros, zeros.astype(float), np.zeros((found, 4)), codes)
+
+
+@pytest.mark.parametrize("found", [0, 1, 5])
+def test_what_hosts_exchange_comes_back(found):
+    sent = with_masks(60, found)
+    back = detections._unpacked(detections._packed(sent))
+    assert back.images == sent.images and back.masks == sent.masks
+    np.testing.assert_array_equal(back.boxes, sent.boxes)
+
+
+def test_one_long_mask_does_not_make_all_of_them_long():
+    sent = with_masks(200, 1000)
+    tracemalloc.start()
+    detections._packed(sent)
+    assert tracemalloc.get_traced_memory()[1] < 100 * sum(len(code["counts"]) for code in sent.masks)
+    tracemalloc.stop()
 
 
 def find(state, images, extents) -> Found:
@@ -68,7 +97,6 @@ def two_hosts(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: HOSTS)
     monkeypatch.setattr(jax, "process_index", lambda: getattr(host, "number", 0))
     monkeypatch.setattr(detections.multihost_utils, "process_allgather", lambda mine: np.stack(gathered(mine)))
-    monkeypatch.setattr(detections, "_exchanged", gathered)
     monkeypatch.setattr(detections.meshes, "put_batch", lambda batch, mesh: batch)
     monkeypatch.setattr(detections, "rows_to_host", lambda rows: rows)
     monkeypatch.setattr(detections, "flops_per_image", lambda *_: None)
