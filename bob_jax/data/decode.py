@@ -5,12 +5,24 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from bob_jax.errors import BobError
 
 # What Pillow raises on files that are truncated, damaged, or no images at all.
 FAILURES = (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error, Image.DecompressionBombError)
+
+# What EXIF's orientation asks for. Pillow's own `exif_transpose` writes the other tags anew, and fails on damaged ones.
+ORIENTATION = ExifTags.Base.Orientation
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class CorruptImage(BobError):  # noqa: N818  # named by what it is about, as BobError's kind
@@ -34,9 +46,9 @@ def decode_image(encoded: bytes | Path, name: str, *, upright: bool = False) -> 
     """
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
-            if upright:
-                ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(_to_rgb(image))
+            turn = TURNS.get(image.getexif().get(ORIENTATION)) if upright else None
+            pixels = _to_rgb(image)
+            return np.asarray(pixels if turn is None else pixels.transpose(turn))
     except FAILURES as error:
         reason = " ".join(str(error).replace(repr(encoded), "it").split()) or type(error).__name__
         raise CorruptImage(
