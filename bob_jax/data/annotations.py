@@ -19,6 +19,8 @@ import numpy as np
 from bob_jax.data import masks
 from bob_jax.errors import BobError, unknown_name
 
+SHORT = 8  # runs, or characters of a compressed code
+
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
@@ -213,6 +215,14 @@ def _useless(one: Mapping[str, Any], image: Mapping[str, Any], has_masks: bool, 
     if left >= image["width"] or top >= image["height"] or left + width <= 0 or top + height <= 0:
         return "boxes outside of their image"
     outline = one["segmentation"]
-    if has_masks and (not outline or (isinstance(outline, list) and not masks.polygons(outline, what))):
+    if has_masks and (not outline or _encloses_nothing(outline, what)):
         return "objects without a mask"
     return ""
+
+
+def _encloses_nothing(outline: Any, what: str) -> bool:
+    if isinstance(outline, list):
+        return not masks.polygons(outline, what)
+    # The code of an empty mask is one run, of pixels outside: short. Longer ones are read when their image is.
+    counts = outline.get("counts") if isinstance(outline, dict) else None
+    return isinstance(counts, list | str) and len(counts) < SHORT and not masks.decode(outline, what).any()

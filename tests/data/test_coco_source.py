@@ -93,9 +93,12 @@ def test_what_teaches_nothing_is_counted(tmp_path):
         {"id": 13, "image_id": 42, "category_id": 1, "bbox": [3, 3, 5, 5], "segmentation": []},
         {"id": 14, "image_id": 42, "category_id": 1, "bbox": [3, 3, 5, 5], "segmentation": [[1, 1, 2, 2]]},
     ]
+    nothing = np.zeros((40, 60), bool)
+    for number, code in enumerate((coco.masks.encode(nothing), {"size": [40, 60], "counts": [2400]}), 15):
+        more.append({**more[3], "id": number, "segmentation": code})
     source = _source(tmp_path, annotations() + more)
     assert len(source[1]["boxes"]) == 2
-    assert source.left_out == {"boxes without area": 1, "boxes outside of their image": 2, "objects without a mask": 2}
+    assert source.left_out == {"boxes without area": 1, "boxes outside of their image": 2, "objects without a mask": 4}
     assert len(source.truth()["annotations"]) == 4
 
 
