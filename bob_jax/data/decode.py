@@ -46,7 +46,7 @@ def decode_image(encoded: bytes | Path, name: str, *, upright: bool = False) -> 
     """
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
-            turn = TURNS.get(image.getexif().get(ORIENTATION)) if upright else None
+            turn = TURNS.get(image.getexif().get(ORIENTATION, 1)) if upright else None
             pixels = _to_rgb(image)
             return np.asarray(pixels if turn is None else pixels.transpose(turn))
     except FAILURES as error:
