@@ -77,6 +77,12 @@ class Annotations:
             if len({type(one) for one in ids}) > 1:
                 raise BobError(f"{where} has numbers and texts as ids in {part}: use one kind")
 
+        searched = [isinstance(row.get("neg_category_ids"), list) for row in self.images]
+        if any("neg_category_ids" in row for row in self.images) and not all(searched):
+            raise BobError(
+                f"{where} has neg_category_ids, but no list of them for every image: complete or remove them"
+            )
+
     def chosen(self, names: Sequence[str] | None) -> list[dict[str, Any]]:
         """The categories wanted (all when None), in the order of their ids.
 

@@ -228,6 +228,15 @@ def test_damaged_files_are_one_line(tmp_path, content, message):
         CocoSource(file, tmp_path)
 
 
+@pytest.mark.parametrize("other", [{}, {"neg_category_ids": 5}])
+def test_either_all_images_say_what_they_were_searched_for_or_none(tmp_path, other):
+    image = {"id": 1, "file_name": "a", "height": 3, "width": 4}
+    images = [{**image, **other}, {**image, "id": 2, "neg_category_ids": [3]}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    with pytest.raises(BobError, match="has neg_category_ids, but no list of them for every image"):
+        CocoSource(tmp_path / "a.json", tmp_path)
+
+
 def test_missing_and_corrupt_files(tmp_path):
     with pytest.raises(BobError, match=r"cannot read annotations .*none.json"):
         CocoSource(tmp_path / "none.json", tmp_path)
