@@ -14,8 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bob_jax.data import masks
 from bob_jax.errors import BobError, unknown_name
+
+SHORT = 8  # runs, or characters of a compressed code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Annotations:
         images: each with id, file_name, height and width in pixels; and neg_category_ids where not every class was
             looked for in every image: those looked for in vain.
         objects: each with id, image_id, category_id and bbox [left, top, width, height]; area, iscrowd and segmentation
-            may be missing.
+            may be missing: the area is then that of the mask, or of the box where there is none.
         categories: each with id and name.
         digest: hash of the content.
     """
@@ -58,6 +62,8 @@ class Annotations:
             for row in rows:
                 if not isinstance(row, dict) or not all(key in row for key in keys):
                     raise BobError(f"{where} has an entry in {part} without {', '.join(keys)}: {json.dumps(row)[:80]}")
+                if part == "images" and not isinstance(row["file_name"], str):
+                    raise BobError(f"{where} says the file of image {row['id']} is {row['file_name']}: want its name")
                 if part == "images" and not all(isinstance(row[side], int) and row[side] > 0 for side in keys[2:]):
                     raise BobError(
                         f"{where} says image {row['id']} has no size: height and width are numbers of pixels"
@@ -70,6 +76,12 @@ class Annotations:
                 raise BobError(f"{where} has id {twice[0]} twice in {part}: ids must differ")
             if len({type(one) for one in ids}) > 1:
                 raise BobError(f"{where} has numbers and texts as ids in {part}: use one kind")
+
+        searched = [isinstance(row.get("neg_category_ids"), list) for row in self.images]
+        if any("neg_category_ids" in row for row in self.images) and not all(searched):
+            raise BobError(
+                f"{where} has neg_category_ids, but no list of them for every image: complete or remove them"
+            )
 
     def chosen(self, names: Sequence[str] | None) -> list[dict[str, Any]]:
         """The categories wanted (all when None), in the order of their ids.
@@ -114,6 +126,8 @@ class Annotations:
                 left_out[reason] += 1
                 continue
             one["category_id"] = number[one["category_id"]]
+            if one["area"] is None:
+                one["area"] = _area(one, images[one["image_id"]], self.named(one))
             objects.setdefault(one["image_id"], []).append(one)
         return objects, left_out
 
@@ -122,25 +136,27 @@ class Annotations:
         return f"object {one['id']} in {self.where}"
 
     def _checked(self, raw: Any) -> dict[str, Any]:
-        """An annotation with all that is read later; tools leave out iscrowd, area and segmentation."""
+        """An annotation with all that is read later; tools leave out iscrowd, area and segmentation, or write null."""
         try:
             box = [float(value) for value in raw["bbox"]]
-            if len(box) != 4 or not all(map(math.isfinite, box)):
-                raise ValueError("bbox")
+            area = None if raw.get("area") is None else float(raw["area"])
+            if len(box) != 4 or not all(map(math.isfinite, box if area is None else [*box, area])):
+                raise ValueError("bbox or area")
+            hash((raw["image_id"], raw["category_id"]))
             return {
                 "id": raw["id"],
                 "image_id": raw["image_id"],
                 "category_id": raw["category_id"],
                 "bbox": box,
-                "area": float(raw.get("area", box[2] * box[3])),
-                "iscrowd": int(raw.get("iscrowd", 0)),
+                "area": area,
+                "iscrowd": int(raw.get("iscrowd") or 0),
                 "segmentation": raw.get("segmentation"),
             }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             name = raw.get("id", "without id") if isinstance(raw, dict) else repr(raw)[:40]
             raise BobError(
-                f"annotation {name} in {self.where} is damaged: it needs id, image_id, category_id and "
-                "bbox [left, top, width, height] of finite numbers"
+                f"annotation {name} in {self.where} is damaged: it needs id, image_id and category_id (numbers or "
+                "texts), bbox [left, top, width, height] and, if any, area of finite numbers"
             ) from error
 
 
@@ -183,6 +199,20 @@ def parse(content: bytes, path: Path) -> dict[str, Any]:
     return held
 
 
+def _area(one: Mapping[str, Any], image: Mapping[str, Any], what: str) -> float:
+    """Pixels of an object whose file does not say how many: those of its mask, as COCO counts, or else of its box."""
+    outline = one["segmentation"]
+    if not outline:
+        return float(one["bbox"][2] * one["bbox"][3])
+    if not isinstance(outline, list):
+        return float(masks.decode(outline, what).sum())
+    shape = masks.polygons(outline, what)
+    points = np.concatenate(shape).clip(0, [image["width"], image["height"]])
+    low, high = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
+    x, y = (np.arange(start, end) + 0.5 for start, end in zip(low, high, strict=True))
+    return float(masks.sample(shape, x, y).sum())
+
+
 def _useless(one: Mapping[str, Any], image: Mapping[str, Any], has_masks: bool, what: str) -> str:
     """Why nothing can be learnt from an object; empty where something can."""
     left, top, width, height = one["bbox"]
@@ -191,6 +221,14 @@ def _useless(one: Mapping[str, Any], image: Mapping[str, Any], has_masks: bool, 
     if left >= image["width"] or top >= image["height"] or left + width <= 0 or top + height <= 0:
         return "boxes outside of their image"
     outline = one["segmentation"]
-    if has_masks and (not outline or (isinstance(outline, list) and not masks.polygons(outline, what))):
+    if has_masks and (not outline or _encloses_nothing(outline, what)):
         return "objects without a mask"
     return ""
+
+
+def _encloses_nothing(outline: Any, what: str) -> bool:
+    if isinstance(outline, list):
+        return not masks.polygons(outline, what)
+    # The code of an empty mask is one run, of pixels outside: short. Longer ones are read when their image is.
+    counts = outline.get("counts") if isinstance(outline, dict) else None
+    return isinstance(counts, list | str) and len(counts) < SHORT and not masks.decode(outline, what).any()

@@ -119,7 +119,7 @@ class CocoSource:
         return labels
 
     def __getitem__(self, index: int) -> Scene:
-        """Reads and decodes one image and its masks.
+        """Reads and decodes one image and its masks; turned as EXIF asks where only so it has the size the file says.
 
         Raises:
             CorruptImage: the file is no whole image, or is gone.
@@ -129,6 +129,8 @@ class CocoSource:
         path = self._folder / about["file_name"]
         image = decode_image(path, str(path))
         height, width = about["height"], about["width"]
+        if image.shape[:2] != (height, width):  # labelled as it is shown: a camera lying on its side says so in EXIF
+            image = decode_image(path, str(path), upright=True)
         if image.shape[:2] != (height, width):
             actual = f"{image.shape[1]} x {image.shape[0]}"
             raise BobError(f"{path} is {actual} pixels, but {self.where} says {width} x {height}: correct one of them")

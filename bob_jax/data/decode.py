@@ -5,7 +5,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from bob_jax.errors import BobError
 
@@ -13,17 +13,30 @@ from bob_jax.errors import BobError
 ADVICE = "; repair or delete it, or set skip_corrupt"  # how the line of an image that cannot be decoded ends
 FAILURES = (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error, Image.DecompressionBombError)
 
+# What EXIF's orientation asks for. Pillow's own `exif_transpose` writes the other tags anew, and fails on damaged ones.
+ORIENTATION = ExifTags.Base.Orientation
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 class CorruptImage(BobError):  # noqa: N818  # named by what it is about, as BobError's kind
     """An image that cannot be decoded; the message names it."""
 
 
-def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
+def decode_image(encoded: bytes | Path, name: str, *, upright: bool = False) -> np.ndarray:
     """Pixels of an encoded image, as timm and torchvision see them: RGB, alpha dropped, EXIF rotation ignored.
 
     Args:
         encoded: the file's content, or where it is. Any format Pillow reads.
         name: what an error calls the image.
+        upright: turned as EXIF asks, which is how viewers show it and labelling tools store boxes.
 
     Returns:
         [H, W, 3] uint8. Grey images are repeated over the channels; 16 bits keep the upper 8; black and white are 0 and
@@ -35,7 +48,9 @@ def decode_image(encoded: bytes | Path, name: str) -> np.ndarray:
     """
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
-            return np.asarray(_to_rgb(image))
+            turn = TURNS.get(image.getexif().get(ORIENTATION, 1)) if upright else None
+            pixels = _to_rgb(image)
+            return np.asarray(pixels if turn is None else pixels.transpose(turn))
     except FAILURES as error:
         quoted = repr(str(encoded) if isinstance(encoded, Path) else encoded)  # the line has its name already
         reason = " ".join(str(error).replace(quoted, "it").split()) or type(error).__name__

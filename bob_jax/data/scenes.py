@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from bob_jax.cache import cache_dir
 from bob_jax.data import coco, digits, masks
 from bob_jax.data.base import DetectionDataset
+from bob_jax.errors import BobError
 
 NAME = "digit_scenes"
 EDITION = "2"  # of the recipe below: another edition is another folder
@@ -54,10 +55,18 @@ class Drawn:
 
 
 def load() -> DetectionDataset:
-    """The scenes: 2,400 train (without empty ones), 100 validation and 200 test, drawn when first asked for."""
+    """The scenes: 2,400 train (without empty ones), 100 validation and 200 test, drawn when first asked for.
+
+    Raises:
+        BobError: they cannot be written.
+    """
     root = cache_dir("data") / f"{NAME}_{EDITION}"
     if not root.is_dir():
-        write(root, COUNTS)
+        try:
+            write(root, COUNTS)
+        except OSError as error:
+            reason = error.strerror or error
+            raise BobError(f"cannot write {root} ({reason}): free space there, or set BOB_CACHE") from error
     return coco.load(root, name=NAME, licence=digits.LICENCE)
 
 

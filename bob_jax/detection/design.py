@@ -107,5 +107,18 @@ class Design:
             raise BobError(f"detector: {self.mask_heads} mask_heads for {self.stages} stages: take 0, 1 or one each")
         if self.box_loss not in BOX_LOSSES:
             raise BobError(f"detector: box_loss '{self.box_loss}': take {' or '.join(BOX_LOSSES)}")
+        shares = (*self.stage_overlaps, self.proposal_overlap, self.detection_overlap, self.score_threshold)
+        if not all(0 <= share <= 1 for share in shares):
+            raise BobError("detector: overlaps and score_threshold must be from 0 to 1, they are " + _listed(shares))
+        counts = (*self.proposals_before, *self.proposals, self.detections, self.box_fcs)
+        if min(*counts, self.anchor_scale) <= 0:
+            raise BobError(
+                "detector: proposals_before, proposals, detections, box_fcs and anchor_scale must be above 0, they are "
+                + _listed((*counts, self.anchor_scale))
+            )
         if not 0 < self.most_positive < self.rois:
             raise BobError(f"detector: {self.rois} rois with a positive_share of {self.positive_share} leave no room")
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

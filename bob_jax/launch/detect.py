@@ -40,19 +40,27 @@ class Seen(NamedTuple):
 
 
 def detect(image: Path, run: str | os.PathLike[str], *, cell: str | None, threshold: float, out: Path) -> Seen:
-    """Draws boxes and masks on a picture.
+    """Draws boxes and masks on a picture, upright where EXIF says how it was taken.
 
     Args:
         image: the picture's file.
         run: folder of records, or of such folders, with the weights of a detector.
         cell: id of the cell to take; the one with the highest score when None.
-        threshold: least score.
+        threshold: least score, from 0 to 1.
         out: file of the drawing, PNG.
 
     Raises:
-        BobError: a picture that cannot be read, or no detector in the folder.
+        BobError: a picture that cannot be read, or would be drawn over; no such score; no detector in the folder.
     """
-    pixels = decode_image(image, str(image))
+    if not image.is_file():
+        raise BobError(f"no picture {image}: give an image file")
+    if not 0 <= threshold <= 1:
+        raise BobError(f"a threshold of {threshold:g}: scores are from 0 to 1")
+    if out.suffix.lower() != ".png":
+        raise BobError(f"the drawing is a PNG: give {out} a name that ends in .png")
+    if out.exists() and out.samefile(image):
+        raise BobError(f"{out} is the picture itself: give the drawing another name")
+    pixels = decode_image(image, str(image), upright=True)
     store, record = _detector_of(run, cell)
     found = _look(pixels, store, record, str(image))
     kept = np.flatnonzero(found.score >= threshold)

@@ -169,6 +169,8 @@ class Scored:
     def estimates(self) -> dict[str, Estimate]:
         """Those that there are objects for, with their 95 % intervals over test images, by name."""
         there = np.flatnonzero(~np.isnan(self.reference))
+        if not len(there):
+            return {}
         low, high = np.nanquantile(self.drawn[:, there], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         names, values = [self.names[column] for column in there.tolist()], self.reference[there].tolist()
         return {

@@ -51,6 +51,9 @@ class Trainer:
         self.apply = self.detector.prediction(context.mesh)
         self.test_view = self.detector.test_view()
         self.truth = {name: coco.truth(source) for name, source in dataset.splits.items() if name != "train"}
+        for split, truth in self.truth.items():
+            if all(one["iscrowd"] for one in truth["annotations"]):
+                raise BobError(f"the {split} split of {dataset.name} holds no object: there is nothing to score")
 
     def train(self, number: int, learning_rate: float) -> Point:
         """One point of the grid, from its latest checkpoint where there is one."""
@@ -144,7 +147,7 @@ class Trainer:
                 identity={"learning_rate": learning_rate, "cell": folder.parent.name},
             ),
             evaluate=lambda state: self._validate(weights_of(state)),
-            eval_every=max(1, total // protocol.evaluations),
+            eval_every=-(-total // protocol.evaluations),
             journal=folder / "metrics.jsonl",
             description=f"{self.competitor.card.name}: lr {learning_rate:g}",
         )

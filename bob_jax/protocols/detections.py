@@ -25,6 +25,7 @@ from bob_jax.data.loader import Loader
 from bob_jax.data.masks import encode
 from bob_jax.detection.mask_targets import paste
 from bob_jax.detection.objects import Found
+from bob_jax.errors import BobError
 from bob_jax.metrics.coco import Detections, merge
 from bob_jax.protocols.base import Context, Cost
 from bob_jax.protocols.inference import flops_per_image, rows_to_host
@@ -78,6 +79,7 @@ def look(
 
     Raises:
         CorruptImage: an image cannot be decoded and `context.skip_corrupt` is not set.
+        BobError: none of them can be decoded.
     """
     loader = Loader(
         source,
@@ -116,11 +118,13 @@ def look(
         index = np.sort(np.concatenate([np.frombuffer(part, np.int64) for part in everyone]))
         uncertain = int(counts.sum())
         merged = merge([_unpacked(part) for part in _exchanged(_packed(merged))], [source.ids[row] for row in index])
+    if not len(index):
+        raise BobError(f"{title}: none of the {len(source)} images can be decoded")
     speed = timed / seconds if seconds else None
     return Looked(
         found=merge([merged], [source.ids[row] for row in index]),
         index=index,
-        skipped=tuple(loader.skipped),
+        skipped=tuple(source.ids[row] for row in np.setdiff1d(np.arange(len(source)), index)),  # of every host
         uncertain=uncertain,
         cost=Cost(seconds * jax.device_count() or None, speed, flops),
     )
@@ -235,7 +239,8 @@ def _packed(found: Detections) -> bytes:
         score=found.score,
         boxes=found.boxes,
         has_masks=np.array(found.masks is not None),
-        counts=np.array([code["counts"] for code in codes], np.str_),
+        # One text: as an array of texts each would take the room of the longest.
+        counts=np.frombuffer("\n".join(code["counts"] for code in codes).encode(), np.uint8),
         sizes=np.array([code["size"] for code in codes], np.int64).reshape(-1, 2),
     )
     return buffer.getvalue()
@@ -244,8 +249,8 @@ def _packed(found: Detections) -> bytes:
 def _unpacked(content: bytes) -> Detections:
     with np.load(io.BytesIO(content), allow_pickle=False) as held:
         codes = [
-            {"size": size, "counts": str(counts)}
-            for size, counts in zip(held["sizes"].tolist(), held["counts"], strict=True)
+            {"size": size, "counts": counts}
+            for size, counts in zip(held["sizes"].tolist(), held["counts"].tobytes().decode().splitlines(), strict=True)
         ]
         return Detections(
             tuple(map(str, held["images"])),

@@ -37,12 +37,12 @@ def draw(
         [H', W', 3] uint8, enlarged by a whole factor where the image is small.
     """
     factor = max(1, -(-LEAST_SIDE // max(image.shape[:2])))
-    large = image.repeat(factor, axis=0).repeat(factor, axis=1).astype(np.float32)
+    large = image.repeat(factor, axis=0).repeat(factor, axis=1)
     paints = [_colour(number) for number in colours]
     for paint, shape in zip(paints, shapes or (), strict=False):
         inside = shape.repeat(factor, axis=0).repeat(factor, axis=1)
-        large[inside] += TINT * (np.array(paint, np.float32) - large[inside])
-    canvas = Image.fromarray(np.round(large).astype(np.uint8))
+        large[inside] = np.round((1 - TINT) * large[inside] + TINT * np.array(paint))
+    canvas = Image.fromarray(large)
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     for paint, name, box in zip(paints, names, boxes * factor, strict=True):
         left, top, right, bottom = (float(edge) for edge in box)

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 from data_pictures import picture, truncate, write
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bob_jax.data import folder
 from bob_jax.data.decode import CorruptImage, decode_image
@@ -32,6 +32,30 @@ def test_grey_is_repeated_and_alpha_dropped():
     np.testing.assert_array_equal(grey, pixels[..., :1].repeat(3, axis=-1))
     rgba = np.dstack([pixels, np.arange(600).reshape(20, 30).astype(np.uint8)])
     np.testing.assert_array_equal(decode_image(encode(Image.fromarray(rgba), "PNG"), "rgba"), pixels)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_turns_a_picture_only_where_that_is_asked_for(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    image = Image.fromarray(picture(0))
+    encoded = encode(image, "PNG", exif=tags)
+    np.testing.assert_array_equal(decode_image(encoded, "as stored"), picture(0))
+    with Image.open(io.BytesIO(encoded)) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    np.testing.assert_array_equal(decode_image(encoded, "upright", upright=True), expected)
+    np.testing.assert_array_equal(decode_image(encode(image, "PNG"), "plain", upright=True), picture(0))
+
+
+def test_a_damaged_tag_of_exif_does_not_hinder():
+    tags = Image.Exif()
+    tags[0x0112], tags[0x011A] = 6, 72.0
+    content = bytearray(tags.tobytes())
+    content[content.index(b"\x01\x1a\x00\x05") + 3] = 2  # a resolution that is a text
+    encoded = encode(Image.fromarray(picture(0)), "PNG", exif=bytes(content))
+    with pytest.raises((struct.error, TypeError)), Image.open(io.BytesIO(encoded)) as opened:
+        ImageOps.exif_transpose(opened)
+    assert decode_image(encoded, "upright", upright=True).shape == (30, 20, 3)
 
 
 def test_sixteen_bits_keep_the_upper_eight():

@@ -7,6 +7,7 @@ from scipy.ndimage import binary_dilation
 from bob_jax.data import coco, digits, scenes
 from bob_jax.data.coco import CocoSource
 from bob_jax.data.detection_transforms import Fit, Jitter, Slots
+from bob_jax.errors import BobError
 
 COUNTS = {"train": 12, "validation": 5, "test": 6}
 
@@ -141,6 +142,13 @@ def test_half_a_folder_is_never_there(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         scenes.write(tmp_path / "scenes", COUNTS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BOB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BobError, match=r"cannot write .*digit_scenes_.* \(Not a directory\): free space there, or set"):
+        scenes.load()
 
 
 def test_a_faster_process_wins(folder):

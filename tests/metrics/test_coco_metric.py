@@ -156,6 +156,13 @@ def test_nothing_found_is_zero():
         assert {estimate.value for estimate in scores.values()} == {0.0}
 
 
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_where_there_is_no_object_there_is_no_score(kind):
+    truth, found = _scene(1)
+    for annotations in ([], [one for one in truth["annotations"] if one["iscrowd"]]):
+        assert evaluate({**truth, "annotations": annotations}, found, kind, resamples=5) == {}
+
+
 def test_what_is_perfect_is_one():
     truth, _ = _scene(2)
     alone = {**truth, "annotations": [one for one in truth["annotations"] if not one["iscrowd"]]}

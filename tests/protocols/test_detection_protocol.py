@@ -18,7 +18,9 @@ from bob_jax.data import coco, scenes
 from bob_jax.data.base import DetectionDataset
 from bob_jax.data.subset import Subset
 from bob_jax.errors import BobError
+from bob_jax.launch import detect as launch_detect
 from bob_jax.metrics.bootstrap import RESAMPLES, percentiles
+from bob_jax.protocols import detection_training
 from bob_jax.protocols.base import Competitor, Context
 from bob_jax.protocols.detection import Detection, Diffusion2023, Hierarchical2023, Plain2023, family
 from bob_jax.protocols.detection_training import Trainer
@@ -159,12 +161,34 @@ def test_what_detect_is_given_wrongly_is_said_in_one_line(tmp_path, capsys):
         (["a.png", "--run", str(tmp_path)], "no trained detector in"),
         (["a.png", "--run", str(tmp_path / "nowhere")], "no results folder"),
         (["text.png", "--run", str(tmp_path)], "text.png"),
-        (["missing.png", "--run", str(tmp_path)], "missing.png"),
+        (["missing.png", "--run", str(tmp_path)], "no picture"),
+        ([".", "--run", str(tmp_path)], "no picture"),
+        (["a.png", "--threshold", "50"], "a threshold of 50: scores are from 0 to 1"),
+        (["a.png", "--threshold", "nan"], "a threshold of nan"),
+        (["a.png", "--out", str(tmp_path / "drawn.jpg")], "drawn.jpg a name that ends in .png"),
+        (["a.png", "--out", str(tmp_path / "a.png")], "a.png is the picture itself"),
     ):
         assert cli.main(["detect", str(tmp_path / arguments[0]), *arguments[1:]]) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "text.png"]
+
+
+def test_a_picture_is_looked_at_upright(tmp_path, monkeypatch):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera lay on its side
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=turned)
+    seen = []
+
+    def look(pixels, store, record, name):
+        seen.append(pixels.shape)
+        raise BobError("enough")
+
+    monkeypatch.setattr(launch_detect, "_detector_of", lambda run, cell: (None, None))
+    monkeypatch.setattr(launch_detect, "_look", look)
+    with pytest.raises(BobError, match="enough"):
+        launch_detect.detect(tmp_path / "a.jpg", tmp_path, cell=None, threshold=0.5, out=tmp_path / "b.png")
+    assert seen == [(40, 20, 3)]
 
 
 def learn(trainer: Trainer, *, gradient: bool = False):
@@ -213,6 +237,15 @@ def test_the_stem_learns_at_its_share_of_the_rate_whatever_the_depth(data, tmp_p
     assert all(0.1 < share < 1 for share in between)
 
 
+@pytest.mark.parametrize("total", [3, 6, 8, 1000])
+def test_validation_is_scored_no_more_often_than_asked(data, tmp_path, monkeypatch, total):
+    made, asked = trainer(data, tmp_path, evaluations=6), {}
+    monkeypatch.setattr(detection_training, "fit", lambda *_, **options: asked.update(options))
+    made._fit(0, 1e-3, made._loader(), total)
+    scored = {step for step in range(1, total + 1) if step % asked["eval_every"] == 0 or step == total}
+    assert min(total, 4) <= len(scored) <= 6
+
+
 def test_data_without_masks_make_a_detector_of_boxes(data, tmp_path):
     made = trainer(dataclasses.replace(data, metric="box_ap"), tmp_path)
     assert made.kinds == ("box",) and not made.detector.heads.mask_heads
@@ -250,6 +283,13 @@ def test_where_images_are_shifted_they_rank_and_the_draws_of_every_score_are_kep
         assert result.outputs[f"drawn_{name}"][0] == result.scores[name].value
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_without_objects_is_said_before_anything_is_trained(data, tmp_path, split):
+    empty = Subset(data.splits[split], np.zeros(0, int))
+    with pytest.raises(BobError, match=f"the {split} split of .* holds no object"):
+        trainer(dataclasses.replace(data, splits={**data.splits, split: empty}), tmp_path)
+
+
 def test_every_image_is_looked_at_once_and_boxes_are_in_pixels_of_the_file(data, tmp_path):
     made = trainer(data, tmp_path, score_threshold=0.0, size=96)
     weights = made._whole({"params": made.params, "stats": made.stats})
@@ -270,6 +310,15 @@ def test_every_image_is_looked_at_once_and_boxes_are_in_pixels_of_the_file(data,
         ({"views": "jiter"}, "jitter"),
         ({"schedule": "step"}, "steps"),
         ({"stem_rate": 0.0}, "stem_rate is 0.0"),
+        ({"evaluations": 0}, "evaluations is 0: it must be at least 1"),
+        ({"clip_norm": -1.0}, "clip_norm is -1.0: it must be at least 0"),
+        ({"learning_rates": (1e-4, 0.0)}, "learning_rates is .*: it must be above 0"),
+        ({"flip": 1.5}, "flip is 1.5: it must be from 0 to 1"),
+        ({"drop_path": 1.0}, "drop_path is 1.0"),
+        ({"scale": (2.0, 0.1)}, "scale is .*: it must be above 0, the smaller one first"),
+        ({"batch_size": 10, "accumulate": 3}, "batch_size is 10: it must be a multiple of accumulate, 3"),
+        ({"proposal_overlap": 7.0}, "from 0 to 1, they are 0.5, 7"),
+        ({"detections": 0}, "detections, box_fcs and anchor_scale must be above 0"),
         ({"stage_weights": (1.0, 0.5)}, "stage_weights"),
         ({"mask_heads": 2}, "2 mask_heads"),
         ({"box_loss": "l7"}, "box_loss 'l7'"),
