@@ -17,6 +17,7 @@ from bob_jax.data import catalog
 from bob_jax.data.cards.card import DatasetCard
 from bob_jax.errors import BobError
 from bob_jax.grid import Cell
+from bob_jax.launch import detector_work
 from bob_jax.protocols.adversarial import Adversarial
 from bob_jax.protocols.augmented_probe import AugmentedProbe
 from bob_jax.protocols.detection import Detection
@@ -30,10 +31,6 @@ from bob_jax.protocols.transferability import Transferability
 from bob_jax.protocols.zero_shot import ZeroShot
 
 TRAINING = 3  # passes of a step: forward, and about twice as much backward
-
-# GFLOPs of a Cascade Mask R-CNN beside its backbone for one image of 1024 x 1024, at a width of 256: mmdetection's is
-# 745 GMACs with a Swin-T at 1280 x 800, of which the backbone is about 100.
-DETECTOR = 1300.0
 
 Sizes = Mapping[str, int]
 Count = Callable[[str, int | None, Path | None], Sizes | None]
@@ -205,6 +202,7 @@ def _detection(cell: Cell, protocol: Detection, size: Sizes) -> Work:
     trained = len(protocol.learning_rates) * protocol.epochs * size["train"]
     looked = len(protocol.learning_rates) * protocol.evaluations * size["validation"]
     looked += size["test"] + size.get("shifted", 0)
-    pixels = (protocol.size / zoo.card(cell.backbone).preprocessing.input_size) ** 2
-    detector = DETECTOR * (protocol.size / 1024) ** 2 * (protocol.width / 256) ** 2
-    return Work({}, pixels * (step * trained + looked), detector * (TRAINING * trained + looked))
+    area = detector_work.pixels(protocol.views, protocol.size)
+    times = area / zoo.card(cell.backbone).preprocessing.input_size ** 2
+    learning, looking = (detector_work.gflops(protocol, area, training=training) for training in (True, False))
+    return Work({}, times * (step * trained + looked), TRAINING * learning * trained + looking * looked)

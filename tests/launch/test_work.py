@@ -7,7 +7,7 @@ import pytest
 
 from bob_jax import grid
 from bob_jax.data import catalog
-from bob_jax.launch import work
+from bob_jax.launch import detector_work, work
 from configs import gauntlet
 
 FILES = (*gauntlet.BENCHMARKS, "digits", "glyphs")
@@ -107,3 +107,26 @@ def test_a_frozen_backbone_below_a_detector_is_not_differentiated():
     train = len(cell.protocol.learning_rates) * cell.protocol.epochs * work.sizes("coco", None)["train"]
     assert tuned.passes - still.passes == pytest.approx(2 * train * (1024 / 224) ** 2)
     assert tuned.gflops == still.gflops
+
+
+@pytest.mark.parametrize(("training", "gflops"), [(True, 1665 / 3 - 506 / 3), (False, 572 - 171)])
+def test_a_detector_costs_what_the_compiler_counts(training, gflops):
+    """Of docs/performance.md: the steps of ResNet-50 without the backbone, at 1024 x 1024."""
+    (cell,) = of("detection", "resnet50_in1k,dataset=coco")
+    assert detector_work.gflops(cell.protocol, 1024**2, training=training) == pytest.approx(gflops, rel=0.08)
+
+
+def test_pictures_on_several_canvases_are_as_large_as_their_canvas():
+    (one,) = of("detection", "resnet50_in1k,dataset=coco,protocol=bob2023_hierarchical")
+    train = len(one.protocol.learning_rates) * one.protocol.epochs * work.sizes("coco", None)["train"]
+    frozen = dataclasses.replace(one, protocol=dataclasses.replace(one.protocol, mode="frozen"))
+    assert work.of(one).passes - work.of(frozen).passes == pytest.approx(2 * train * 800 * 1088 / 224**2)
+
+
+def test_a_design_of_2023_costs_more_in_its_heads():
+    (now,) = of("detection", "resnet50_in1k,dataset=coco")
+    then = dataclasses.replace(now.protocol, box_convs=4, box_fcs=1, mask_heads=3)
+    more = detector_work.gflops(then, 1024**2, training=True) - detector_work.gflops(
+        now.protocol, 1024**2, training=True
+    )
+    assert more == pytest.approx((396 - 43) + (407 - 136), rel=0.05)  # by hand, docs/performance.md
