@@ -1,6 +1,5 @@
 """Strict mode for every test: 8 fake CPU devices, rank promotion raises, warnings are errors (setup.cfg)."""
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+
+from bob_jax.launch import memory
 
 if jax.config.jax_platforms == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
@@ -20,13 +21,12 @@ _after_clearing = 0
 
 
 @pytest.fixture(autouse=True)
-def forget_programs() -> Iterator[None]:
+def forget_old_programs() -> Iterator[None]:
     """Thousands of tests compile thousands of programs, and JAX keeps all of them: 10 GB a process in the end."""
     global _after_clearing
     yield
     if _resident() > _after_clearing + ROOM:
-        jax.clear_caches()
-        gc.collect()
+        memory.forget_programs()
         _after_clearing = _resident()
 
 

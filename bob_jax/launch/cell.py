@@ -16,6 +16,7 @@ from bob_jax.data import catalog, duplicates
 from bob_jax.data.base import Dataset
 from bob_jax.errors import BobError
 from bob_jax.grid import Cell
+from bob_jax.launch.memory import forget_programs
 from bob_jax.metrics import bootstrap
 from bob_jax.metrics.catalog import METRICS
 from bob_jax.protocols import trained
@@ -33,6 +34,13 @@ class Judged(NamedTuple):
     per_example: dict[str, np.ndarray]
     weights: Mapping[str, np.ndarray] | None
     pictures: Mapping[str, np.ndarray]
+
+
+@functools.lru_cache(maxsize=1)
+def _turn_to(name: str) -> None:
+    """Programs and weights of the backbone before are of no use to this one, and would pile up cell by cell."""
+    load_competitor.cache_clear()
+    forget_programs()
 
 
 @functools.lru_cache(maxsize=1)
@@ -113,6 +121,7 @@ def run(job: Job, mesh: jax.sharding.Mesh, workdir: Path, num_workers: int | Non
     started = time.perf_counter()
     cell, dataset = job.cell, job.dataset
     protocol = cell.protocol
+    _turn_to(cell.backbone)
     competitor = load_competitor(cell.backbone, protocol.drop_path_rate(), protocol.attention_window(), mesh)
     head = _trained(job, competitor, mesh, store)
     context = Context(mesh, workdir, cell.seed, num_workers, cell.skip_corrupt, head)
