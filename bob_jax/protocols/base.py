@@ -22,23 +22,28 @@ from bob_jax.protocols.head import Head
 # whether these two themselves do. Each number of a list is held against it.
 RANGES: Mapping[str, tuple[float, float, bool, bool]] = {
     **dict.fromkeys(
-        ("batch_size", "accumulate", "epochs", "evaluations", "k", "max_iterations", "images", "top_k"),
+        (
+            *("batch_size", "accumulate", "epochs", "evaluations", "k", "max_iterations", "images", "top_k"),
+            *("size", "slots", "mask_side"),
+        ),
         (1, math.inf, True, False),
     ),
     **dict.fromkeys(
-        ("temperature", "tolerance", "learning_rates", "base_learning_rates", "gem_p", "scales"),
+        ("temperature", "tolerance", "learning_rates", "base_learning_rates", "gem_p", "scales", "scale"),
         (0, math.inf, False, False),
     ),
     **dict.fromkeys(
-        ("regularisation", "weight_decays", "warmup_epochs", "min_steps", "max_steps", "clip_norm"),
+        (
+            *("regularisation", "weight_decays", "weight_decay", "warmup_epochs", "warmup_steps", "min_steps"),
+            *("max_steps", "clip_norm", "mixup", "cutmix", "randaugment", "input_size", "whitening", "window"),
+        ),
         (0, math.inf, True, False),
     ),
-    **dict.fromkeys(("mixup", "cutmix", "randaugment", "input_size", "whitening"), (0, math.inf, True, False)),
     **dict.fromkeys(("drop_path", "label_smoothing", "ema"), (0, 1, True, False)),
-    **dict.fromkeys(("layer_decay", "crop_scale"), (0, 1, False, True)),
-    "random_erasing": (0, 1, True, True),
+    **dict.fromkeys(("layer_decay", "stem_rate", "crop_scale"), (0, 1, False, True)),
+    **dict.fromkeys(("random_erasing", "flip"), (0, 1, True, True)),
 }
-ASCENDING = ("crop_scale",)  # the smaller of the two comes first
+ASCENDING = ("crop_scale", "scale")  # the smaller of the two comes first
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,8 +24,6 @@ from bob_jax.training.mesh import place
 MODES = ("finetune", "frozen")
 VIEWS = ("jitter", "multi_scale")
 SCHEDULES = ("cosine", "steps")
-COUNTS = ("size", "slots", "mask_side", "batch_size", "accumulate", "epochs", "evaluations")
-NOT_NEGATIVE = ("weight_decay", "warmup_steps", "window", "clip_norm")
 
 # What one architecture family was given in 2023, as `Detection2023` offers it.
 PLAIN = ("vit", "eva", "beit", "aimv2", "sam_vit")
@@ -92,18 +90,6 @@ class Detection(Design, Protocol):
         ):
             if value not in known:
                 raise unknown_name(f"protocols.{self.name}.{name}", value, known)
-        least, most = self.scale
-        for name, fits, words in (
-            *((name, getattr(self, name) >= 1, "at least 1") for name in COUNTS),
-            *((name, getattr(self, name) >= 0, "at least 0") for name in NOT_NEGATIVE),
-            ("stem_rate", 0 < self.stem_rate <= 1, "above 0 and at most 1"),
-            ("learning_rates", min(self.learning_rates) > 0, "above 0"),
-            ("flip", 0 <= self.flip <= 1, "from 0 to 1"),
-            ("drop_path", 0 <= self.drop_path < 1, "at least 0 and below 1"),
-            ("scale", 0 < least <= most, "above 0, the smaller one first"),
-        ):
-            if not fits:
-                raise BobError(f"protocols.{self.name}.{name} is {getattr(self, name)}: it must be {words}")
         if self.batch_size % self.accumulate:
             raise BobError(
                 f"protocols.{self.name}.batch_size is {self.batch_size}: it must be a multiple of accumulate, "
