@@ -18,7 +18,10 @@ GOOD, RAISES, KILLED_ONCE, WAITS = 0, 1, 2, 3  # seeds; from WAITS on all wait
 
 @dataclasses.dataclass(frozen=True)
 class Misbehaving(KNN):
-    """k-NN that leaves a file `SEED.PID.*` in `folder` at each attempt, and then does what its seed says."""
+    """k-NN that leaves a file `SEED.PID.*` in `folder` at each attempt, and then does what its seed says.
+
+    The file tells which GPUs Ray lets the process see.
+    """
 
     name = "misbehaving"
     folder: str
@@ -29,7 +32,9 @@ class Misbehaving(KNN):
 
     def run(self, competitor, dataset, context):
         attempts = len(list(Path(self.folder).glob(f"{context.seed}.*")))
-        (Path(self.folder) / f"{context.seed}.{os.getpid()}.{secrets.token_hex(4)}").touch()
+        (Path(self.folder) / f"{context.seed}.{os.getpid()}.{secrets.token_hex(4)}").write_text(
+            os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        )
         if context.seed == RAISES:
             raise RuntimeError("it always fails")
         if context.seed == KILLED_ONCE and not attempts:

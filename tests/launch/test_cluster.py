@@ -56,8 +56,8 @@ def user(folder: Path) -> dict[str, str]:
 class Machines:
     """The cluster of `two_machines.py`."""
 
-    def __init__(self, folder: Path):
-        self.process = start("two_machines.py", env=user(folder))
+    def __init__(self, folder: Path, *arguments: str):
+        self.process = start("two_machines.py", *arguments, env=user(folder))
         assert self.process.stdin and self.process.stdout
         self.commands, self.answers = self.process.stdin, self.process.stdout
         self.address = self._answer("address ").split()[1]
@@ -137,6 +137,34 @@ def test_a_lost_machine_a_killed_worker_and_a_failing_cell_take_no_other_cell_wi
     assert "Traceback" not in err
     left = [*run.results.glob(".*"), *run.results.glob("work/*")]
     assert [path.name for path in left] == [f"{failure['cell']['id']}.lock"]  # for the next try
+
+
+@pytest.mark.slow
+def test_cells_take_all_accelerators_of_a_machine_and_leave_machines_without_alone(tmp_path):
+    machines = Machines(tmp_path, "2")
+    try:
+        run = Run(tmp_path, (GOOD, WAITS), machines)
+        run.go()
+        _, err = run.driver.communicate(timeout=500)
+    finally:
+        machines.end()
+    assert run.driver.returncode == 0, err
+    assert len({pid for pids in run.attempts().values() for pid in pids}) == 1  # one worker, one cell at a time
+    assert [path.read_text() for path in run.marks.glob("*.*")] == ["0,1"] * 2
+
+
+@pytest.mark.parametrize(
+    ("offered", "rank", "asked"),
+    [
+        ({"CPU": 64.0, "GPU": 8.0, "accelerator_type:H200": 1.0}, 2, {"num_cpus": 1, "num_gpus": 8}),
+        ({"CPU": 112.0, "TPU": 4.0, "TPU-v4-8-head": 1.0}, 3, {"num_cpus": 1, "resources": {"TPU": 4}}),
+        ({"CPU": 16.0, "memory": 1e10}, 1, {"num_cpus": 16}),
+        ({"GPU": 1.0}, 2, {"num_cpus": 0, "num_gpus": 1}),
+        ({"memory": 1e10}, 0, {"num_cpus": 0}),
+    ],
+)
+def test_a_worker_has_its_machine_to_itself(offered, rank, asked):
+    assert cluster._needs(offered) == (rank, asked)
 
 
 @pytest.mark.slow
