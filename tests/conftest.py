@@ -1,6 +1,7 @@
 """Strict mode for every test: 8 fake CPU devices, rank promotion raises, warnings are errors (setup.cfg)."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ if jax.config.jax_platforms == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
+
+# In the background of a shell Ctrl-C is ignored, and would be by the programs that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOM = 3 << 30  # bytes that a process may grow by before it forgets compiled programs
 _after_clearing = 0
